@@ -1,1 +1,81 @@
-""""""
+"""What an event is: types, models, codec, cursors and errors. Pure: no I/O, no clock."""
+
+from tailrace.schemas.codec import (
+    EVENT_SCHEMA,
+    PACKAGED_SCHEMA_ID,
+    RESERVED,
+    Headers,
+    decode,
+    encode,
+    envelope_of,
+    event_json,
+    headers_of,
+    parse_headers,
+    parse_schema,
+)
+from tailrace.schemas.cursor import format_cursor, parse_cursor
+from tailrace.schemas.errors import (
+    CursorError,
+    ParameterError,
+    RecordError,
+    TailraceError,
+    UnavailableError,
+)
+from tailrace.schemas.event import Envelope, Event, Position, Subject
+from tailrace.schemas.models import (
+    MODEL_MEMBERS,
+    AgentMessage,
+    AgentNodeState,
+    AgentRun,
+    AgentStep,
+    IngestJob,
+    WorkflowRun,
+)
+from tailrace.schemas.types import (
+    EVENT_TYPES,
+    KINDS,
+    Delivery,
+    body_member,
+    coalesce_key,
+    delivery,
+    is_event_type,
+)
+
+__all__ = [
+    "EVENT_SCHEMA",
+    "EVENT_TYPES",
+    "KINDS",
+    "MODEL_MEMBERS",
+    "PACKAGED_SCHEMA_ID",
+    "RESERVED",
+    "AgentMessage",
+    "AgentNodeState",
+    "AgentRun",
+    "AgentStep",
+    "CursorError",
+    "Delivery",
+    "Envelope",
+    "Event",
+    "Headers",
+    "IngestJob",
+    "ParameterError",
+    "Position",
+    "RecordError",
+    "Subject",
+    "TailraceError",
+    "UnavailableError",
+    "WorkflowRun",
+    "body_member",
+    "coalesce_key",
+    "decode",
+    "delivery",
+    "encode",
+    "envelope_of",
+    "event_json",
+    "format_cursor",
+    "headers_of",
+    "is_event_type",
+    "parse_cursor",
+    "parse_headers",
+    "parse_schema",
+]
