@@ -1,1 +1,1 @@
-""""""
+"""Kafka -> viewers: the edge node."""
