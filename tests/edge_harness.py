@@ -260,7 +260,8 @@ class Client:
 async def client_of(url: str) -> AsyncIterator[Client]:
     """Give an HTTP client of the edge at `url`."""
     connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector) as http:
+    bound = aiohttp.ClientTimeout(total=WAIT_SECONDS)
+    async with aiohttp.ClientSession(connector=connector, timeout=bound) as http:
         yield Client(http, url)
 
 
@@ -407,6 +408,11 @@ class RawViewer:
         """Read the answer's status line and headers."""
         async with asyncio.timeout(WAIT_SECONDS):
             return await self.reader.readuntil(b"\r\n\r\n")
+
+    async def read(self, size: int) -> bytes:
+        """Return the next bytes."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            return await self.reader.readexactly(size)
 
     def send(self, opcode: int, payload: bytes = b"") -> None:
         """Send one short frame, masked with zeros."""

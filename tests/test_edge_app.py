@@ -230,7 +230,7 @@ async def test_draining_node_listens_no_more() -> None:
     async with _served(port, 3.0) as served, raw(served.client, JOB) as slow:
         await slow.head()
         served.stop.set()
-        assert (await slow.reader.readexactly(4))[2:] == (1012).to_bytes(2, "big")
+        assert (await slow.read(4))[2:] == (1012).to_bytes(2, "big")
 
         assert await served.client.status("/healthz") is None
 

@@ -254,7 +254,7 @@ async def test_viewer_that_answers_no_ping_is_dropped() -> None:
         await viewer.head()
         await edge.connections(1)
 
-        assert await viewer.reader.readexactly(2) == b"\x89\x00"  # a ping
+        assert await viewer.read(2) == b"\x89\x00"  # a ping
 
         await edge.connections(0)
         assert (await edge.metrics())["tailrace_closes_total{code=1006}"] == 1
@@ -264,12 +264,12 @@ async def test_viewer_that_answers_pings_stays() -> None:
     async with memory_edge(heartbeat_ms=1000) as edge, raw(edge, JOB) as viewer:
         await viewer.head()
         for _ in range(2):
-            assert await viewer.reader.readexactly(2) == b"\x89\x00"
+            assert await viewer.read(2) == b"\x89\x00"
             viewer.send(10)
 
         edge.consumer.put(record_of(make_event()))
 
-        assert await viewer.reader.readexactly(1) == b"\x81"
+        assert await viewer.read(1) == b"\x81"
 
 
 @pytest.fixture
