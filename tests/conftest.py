@@ -122,7 +122,7 @@ async def delete_topic(where: Target) -> None:
 
 # --- the shells of the edge are tested on the loop that they run on ---------------------------
 
-_ON_UVLOOP = {"test_app", "test_consumer", "test_node", "test_road", "test_websocket"}
+_ON_UVLOOP = {"test_consumer", "test_edge_app", "test_node", "test_road", "test_websocket"}
 
 
 def pytest_asyncio_loop_factories(

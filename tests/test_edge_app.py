@@ -216,7 +216,7 @@ async def test_shutdown_ends_everything_that_serve_began() -> None:
     with capture_logs() as lines:
         async with _served(port, 0.0) as served, served.client.watch(JOB) as viewer:
             served.stop.set()
-            await viewer.closed()
+            assert (await viewer.closed()).code == 1012
 
     assert asyncio.all_tasks() == before
     with socket.socket() as again:

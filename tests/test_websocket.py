@@ -129,6 +129,14 @@ async def test_bearer_alone_is_neither_echoed_nor_logged(
     assert "s3cret" not in caplog.text
 
 
+async def test_offered_compression_is_not_taken(edge: MemoryEdge) -> None:
+    async with raw(edge, JOB, "Sec-WebSocket-Extensions: permessage-deflate") as viewer:
+        head = await viewer.head()
+
+    assert head.startswith(b"HTTP/1.1 101 ")
+    assert b"extensions" not in head.lower()
+
+
 async def test_what_a_viewer_says_is_ignored(edge: MemoryEdge) -> None:
     async with edge.watch(JOB) as viewer:
         await viewer.ws.send_str('{"t":"subscribe"}')
