@@ -78,4 +78,5 @@ def positions(draw: st.DrawFn) -> Position:
         offset=draw(st.integers(min_value=-1, max_value=2**63 - 1)),
         timestamp_ms=draw(st.integers(min_value=-1, max_value=2**63 - 1)),
         partitions=partitions,
+        topic_id=draw(st.integers(min_value=0, max_value=2**32 - 1)),
     )

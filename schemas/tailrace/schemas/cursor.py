@@ -1,8 +1,8 @@
 """Cursor <-> text.
 
-A cursor names a position in the log of its project's partition and proves it: it carries the
-timestamp of the record there and the partition count, so that another incarnation of the topic
-cannot pass for this one. To a client it is opaque: 36 characters of ``[A-Za-z0-9_-]``.
+A cursor names a position in the log of its project's partition and proves it: it carries the id of
+the topic, its partition count and the timestamp of the record there, so that another incarnation of
+the log cannot pass for this one. To a client it is opaque: 44 characters of ``[A-Za-z0-9_-]``.
 """
 
 import binascii
@@ -14,10 +14,10 @@ from tailrace.schemas.event import Position
 
 __all__ = ["format_cursor", "parse_cursor"]
 
-_LAYOUT = struct.Struct(">BIIqq")
-"""Version, partition, partition count, offset, timestamp: 25 bytes, and 2 of checksum."""
+_LAYOUT = struct.Struct(">BIIIqq")
+"""Version, topic id, partition, partition count, offset, timestamp: 29 bytes, and 4 of CRC-32."""
 _VERSION = 1
-_LENGTH = 36
+_LENGTH = 44
 _OLDEST_TIMESTAMP = -1  # Kafka's own "no timestamp"
 
 
@@ -25,6 +25,7 @@ def format_cursor(position: Position) -> str:
     """Return the text of a position; `parse_cursor` gives the position back."""
     body = _LAYOUT.pack(
         _VERSION,
+        position.topic_id,
         position.partition,
         position.partitions,
         position.offset,
@@ -50,8 +51,8 @@ def parse_cursor(text: str) -> Position:
     body, checksum = raw[: _LAYOUT.size], raw[_LAYOUT.size :]
     if len(body) != _LAYOUT.size or checksum != _checksum(body) or "+" in text or "/" in text:
         raise CursorError(text)
-    version, partition, partitions, offset, timestamp_ms = _LAYOUT.unpack(body)
-    position = Position(partition, offset, timestamp_ms, partitions)
+    version, topic_id, partition, partitions, offset, timestamp_ms = _LAYOUT.unpack(body)
+    position = Position(partition, offset, timestamp_ms, partitions, topic_id)
     if version != _VERSION or not _possible(position):
         raise CursorError(text)
     return position
@@ -66,4 +67,4 @@ def _possible(position: Position) -> bool:
 
 
 def _checksum(body: bytes) -> bytes:
-    return binascii.crc_hqx(body, 0).to_bytes(2, "big")
+    return binascii.crc32(body).to_bytes(4, "big")

@@ -24,9 +24,13 @@ class Position(NamedTuple):
     offset: int
     """Offset of the last record covered; -1 is before the first record."""
     timestamp_ms: int
-    """Timestamp of the record at `offset`: it proves that the log is still the same one."""
+    """Timestamp of the record at `offset`, which proves that the log is still the same one; -1
+    where it was not seen."""
     partitions: int
     """Partition count of the topic when the position was taken."""
+    topic_id: int = 0
+    """First four bytes of Kafka's id of the topic, which differs for a topic deleted and created
+    again (KIP-516); 0 where the broker gives none."""
 
 
 class Envelope(NamedTuple):
