@@ -4,13 +4,14 @@ VENV   := .venv
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-wheel check bench lock clean
+.PHONY: help setup demo test test-wheel check bench soak lock clean
 
 help:
 	@echo "make demo    run everything on real input, with a page to look at (ARGS=\"--seconds 20\")"
 	@echo "make test    the test suite                                     (ARGS=\"-k cursor\")"
 	@echo "make check   format, lint, types, imports"
-	@echo "make bench   the benchmarks whose numbers the README gives"
+	@echo "make bench   a benchmark (ARGS=\"hot --repeat 5\"); bench/README.md"
+	@echo "make soak    unruly viewers while brokers and edges die             (ARGS=\"--minutes 5\")"
 	@echo "make setup   only the virtual environment $(VENV)"
 
 setup: $(VENV)/installed
@@ -49,11 +50,15 @@ check: setup
 	@$(VENV)/bin/lint-imports
 
 bench: setup
-	@$(VENV)/bin/python bench/latency.py $(ARGS)
+	@$(VENV)/bin/python -m bench $(or $(ARGS),latency)
+
+# Did a viewer lose, repeat or reorder anything? See tests/verifier/soak.py.
+soak: setup
+	@PYTHONPATH=tests $(VENV)/bin/python -m verifier.soak $(ARGS)
 
 # After a change of the dependencies in pyproject.toml; needs uv.
 lock:
-	@uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 \
+	@uv pip compile pyproject.toml --all-extras --group dev --group bench --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-header --quiet --output-file requirements.lock
 
 clean:

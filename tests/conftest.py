@@ -9,7 +9,7 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
@@ -18,15 +18,21 @@ import pytest
 import structlog
 import uvloop
 from aiokafka.admin import AIOKafkaAdminClient
+from log_twins import KafkaLog, Log, MemoryLog
+from playwright.async_api import Browser, async_playwright
 
 from tailrace.cli.broker import broker
 from tailrace.cli.errors import MissingPartError
 from tailrace.cli.jars import ensure_jars
 from tailrace.cli.java import find_java
+from tailrace.cli.local_kafka import LocalKafka
+from tailrace.cli.ports import free_ports
 from tailrace.cli.topics import Target, create_topic
 
 _MARKER_OF_FIXTURE = {
     "kafka": "kafka",
+    "kafka_log": "kafka",
+    "own_kafka": "kafka",
     "local_kafka_parts": "kafka",
     "topic": "kafka",
     "chromium_path": "browser",
@@ -111,6 +117,28 @@ def chromium_path() -> Path:
     missing("browser", "no Chromium on PATH: install it (Debian: apt install chromium)")
 
 
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture
+async def browser(chromium_path: Path) -> AsyncIterator[Browser]:
+    """A real Chromium of the test's own."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=chromium_path, args=CHROMIUM_FLAGS
+        )
+        yield browser
+        await browser.close()
+
+
 async def delete_topic(where: Target) -> None:
     admin = AIOKafkaAdminClient(bootstrap_servers=where.servers)
     await admin.start()
@@ -120,9 +148,70 @@ async def delete_topic(where: Target) -> None:
         await admin.close()
 
 
+@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.kafka)])
+def log(request: pytest.FixtureRequest) -> Log:
+    """A topic of 4 partitions: the real thing and its twin in memory, one after the other."""
+    if request.param == "memory":
+        return MemoryLog()
+    servers = request.getfixturevalue("kafka")
+    return KafkaLog(Target(servers, request.getfixturevalue("topic")))
+
+
+@pytest.fixture
+def kafka_log(kafka: str, topic: str) -> KafkaLog:
+    """A topic of 4 partitions in a real Kafka, for what only that can do."""
+    return KafkaLog(Target(kafka, topic))
+
+
+@pytest.fixture
+def own_kafka(tmp_path: Path) -> Iterator[LocalKafka]:
+    """A Kafka of the test's own, not started: it may be killed."""
+    [port] = free_ports(1)
+    kafka = LocalKafka(tmp_path, port=port)
+    yield kafka
+    kafka.down()
+
+
+@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.kafka)])
+def breakable_log(request: pytest.FixtureRequest) -> Log:
+    """As `log`, with a broker that may be killed."""
+    if request.param == "memory":
+        return MemoryLog()
+    kafka: LocalKafka = request.getfixturevalue("own_kafka")
+    try:
+        where = Target(kafka.up(), "breakable")
+    except MissingPartError as error:
+        missing("kafka", str(error))
+    asyncio.run(create_topic(where, partitions=4))
+    return KafkaLog(where, kafka)
+
+
 # --- the shells of the edge are tested on the loop that they run on ---------------------------
 
-_ON_UVLOOP = {"test_consumer", "test_edge_app", "test_node", "test_road", "test_websocket"}
+_ON_UVLOOP = {
+    "test_direct",
+    "test_handshakes",
+    "test_connection",
+    "test_consumer",
+    "test_conversation",
+    "test_edge_app",
+    "test_listener",
+    "test_longpoll",
+    "test_node",
+    "test_offsets",
+    "test_pump",
+    "test_replay",
+    "test_road",
+    "test_roster",
+    "test_road_gaps",
+    "test_road_resume",
+    "test_road_topic",
+    "test_scan",
+    "test_sse",
+    "test_topic_identity",
+    "test_warm_up",
+    "test_websocket",
+}
 
 
 def pytest_asyncio_loop_factories(

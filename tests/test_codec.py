@@ -1,9 +1,11 @@
+import io
 import itertools
 import json
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import fastavro
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -106,6 +108,14 @@ def headers_but(**changes: bytes | None) -> list[tuple[str, Any]]:
 def test_the_bytes_on_the_wire_are_those_of_earlier_releases() -> None:
     assert encode(EVENT, 7) == VALUE
     assert decode(VALUE) == EVENT
+
+
+@PROPERTY
+@given(events())
+def test_value_is_what_fastavro_writes_by_the_schema(event: Event) -> None:
+    out = io.BytesIO()
+    fastavro.schemaless_writer(out, parse_schema(EVENT_SCHEMA), event._asdict())
+    assert encode(event)[5:] == out.getvalue()
 
 
 def test_the_packaged_schema_has_id_1() -> None:

@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from tailrace.producers.driverlog import quiet_driver
+from tailrace.logs import quiet_driver
 
 DRIVER = logging.getLogger("aiokafka.client")
 

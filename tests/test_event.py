@@ -44,5 +44,5 @@ def test_an_empty_run_id_is_no_run() -> None:
 
 def test_order_of_members_is_part_of_the_interface() -> None:
     assert Subject._fields == ("kind", "run_id")
-    assert Position._fields == ("partition", "offset", "timestamp_ms", "partitions")
+    assert Position._fields == ("partition", "offset", "timestamp_ms", "partitions", "topic_id")
     assert Envelope._fields == ("type", "subject", "event_id", "coalesce_key")

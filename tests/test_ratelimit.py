@@ -1,4 +1,4 @@
-from tailrace.producers.ratelimit import RateLimit
+from tailrace.logs import RateLimit
 
 
 def test_first_line_passes_and_the_next_says_how_many_were_held() -> None:

@@ -74,7 +74,7 @@ def test_no_file_is_in_the_wheel_twice(names: list[str]) -> None:
 
 def test_the_wheel_holds_what_is_not_python(names: list[str]) -> None:
     packages = {name.split("/")[1] for name in names if name.endswith("/__init__.py")}
-    assert {"batching", "cli", "edge", "producers", "schemas", "services"} <= packages
+    assert {"batching", "cli", "client", "edge", "producers", "schemas", "services"} <= packages
     assert {f"tailrace/{package}/py.typed" for package in packages} <= set(names)
     assert "tailrace/schemas/event.v1.avsc" in names
 

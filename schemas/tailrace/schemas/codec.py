@@ -48,6 +48,7 @@ EVENT_SCHEMA = resources.files("tailrace.schemas").joinpath("event.v1.avsc").rea
 """The writer schema as text, the form that a schema registry takes."""
 
 _FRAME = struct.Struct(">bI")
+_DOUBLE = struct.Struct("<d")
 _MAGIC = 0
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NULLABLE = frozenset({"run_id", "entity_id", "status", "stage", "progress", "error_message"})
@@ -130,16 +131,71 @@ def _packaged(_schema_id: int) -> ParsedSchema:
 def encode(event: Event, schema_id: int = PACKAGED_SCHEMA_ID) -> bytes:
     """Return the value of the event's record.
 
+    The columns are written here one by one (Avro 1.12, binary encoding): the same bytes from
+    fastavro's writer cost 2.6 times as much, a fifth of all that an event costs its producer
+    (bench/emit.py).
+
     Raises:
         ValueError: A text of the event holds a lone surrogate, or `seq` exceeds 64 bits.
     """
-    out = io.BytesIO()
-    out.write(_FRAME.pack(_MAGIC, schema_id))
     try:
-        fastavro.schemaless_writer(out, _PACKAGED, event._asdict())
-    except (TypeError, OverflowError, AttributeError) as exc:
+        return b"".join(
+            (
+                _FRAME.pack(_MAGIC, schema_id),
+                _string(event.event_id),
+                _string(event.type),
+                _long(event.occurred_at),
+                _string(event.project_id),
+                _string(event.kind),
+                _nullable(event.run_id),
+                _nullable(event.entity_id),
+                _string(event.source),
+                _long(event.seq),
+                _nullable(event.status),
+                _nullable(event.stage),
+                _NULL if event.progress is None else _SECOND + _DOUBLE.pack(event.progress),
+                _nullable(event.error_message),
+                _string(event.data),
+            )
+        )
+    except (TypeError, AttributeError, struct.error) as exc:
         raise ValueError(str(exc)) from exc
-    return out.getvalue()
+
+
+def _string(text: str) -> bytes:
+    encoded = text.encode()
+    size = len(encoded)
+    # `_long` spelled out: ten texts an event make the call a tenth of the whole.
+    return (_SMALL_LONGS[size] if size < _SMALL else _any_long(size)) + encoded
+
+
+def _nullable(text: str | None) -> bytes:
+    """Return a value of the union of null and string: the branch's number, and the text."""
+    return _NULL if text is None else _SECOND + _string(text)
+
+
+def _long(value: int) -> bytes:
+    """Return a number zigzag-encoded, seven bits a byte, the lowest first."""
+    if 0 <= value < _SMALL:
+        return _SMALL_LONGS[value]
+    return _any_long(value)
+
+
+def _any_long(value: int) -> bytes:
+    if not -(1 << 63) <= value < 1 << 63:
+        raise ValueError(f"{value} exceeds 64 bits")
+    rest = value << 1 ^ value >> 63
+    out = bytearray()
+    while rest > 0x7F:  # noqa: PLR2004 - seven bits
+        out.append(rest & 0x7F | 0x80)
+        rest >>= 7
+    out.append(rest)
+    return bytes(out)
+
+
+_NULL, _SECOND = _any_long(0), _any_long(1)
+_SMALL = 1024
+_SMALL_LONGS = [_any_long(value) for value in range(_SMALL)]
 
 
 def decode(value: bytes, schema_of: Callable[[int], ParsedSchema] = _packaged) -> Event:
@@ -164,7 +220,7 @@ def decode(value: bytes, schema_of: Callable[[int], ParsedSchema] = _packaged) -
         columns: Any = fastavro.schemaless_reader(body, schema, None)
         if schema is not _PACKAGED:
             columns = _checked(columns)
-        return Event._make(map(columns.__getitem__, Event._fields))
+        return Event._make(columns.values())  # both in the order of `Event._fields`
     except _UNREADABLE as exc:
         detail = f"{type(exc).__name__}: {exc}".splitlines()[0][:200]
         raise RecordError("undecodable", detail) from exc
@@ -261,11 +317,16 @@ def event_json(event: Event) -> bytes:
         RecordError: ``data_not_object``, or ``undecodable`` for a moment outside of the calendar.
     """
     body = _body(event.data)
-    head = b'{"type":' + orjson.dumps(event.type) + b',"timestamp":"' + _moment(event.occurred_at)
+    head = _head(event.type) + _moment(event.occurred_at)
     tail = b"}"
     if event.error_message is not None:
         tail = b',"errorMessage":' + orjson.dumps(event.error_message) + b"}"
-    return head + b'"' + (b"," + body if body else b"") + tail
+    return head + b'",' + body + tail if body else head + b'"' + tail
+
+
+@lru_cache(maxsize=1024)
+def _head(event_type: str) -> bytes:
+    return b'{"type":' + orjson.dumps(event_type) + b',"timestamp":"'
 
 
 def _body(data: str) -> bytes:
@@ -278,9 +339,11 @@ def _body(data: str) -> bytes:
         raise RecordError("data_not_object", f"a JSON {type(members).__name__}")
     if not members.keys().isdisjoint(RESERVED):
         return _without_reserved(data)
-    # Raw line breaks can only be white space between tokens; a frame must not hold any (SSE).
-    text = data.replace("\r", " ").replace("\n", " ").strip()
-    return text[1:-1].strip().encode()
+    text = data.encode()
+    if b"\n" in text or b"\r" in text:
+        # They can only be white space between tokens; a frame must not hold any (SSE).
+        text = text.replace(b"\r", b" ").replace(b"\n", b" ")
+    return text.strip()[1:-1].strip()
 
 
 def _without_reserved(data: str) -> bytes:
@@ -294,8 +357,14 @@ def _without_reserved(data: str) -> bytes:
 
 
 def _moment(occurred_at: int) -> bytes:
+    seconds, micros = divmod(occurred_at, 1_000_000)
+    return b"%b.%06d+00:00" % (_second(seconds), micros)
+
+
+@lru_cache(maxsize=1024)
+def _second(seconds: int) -> bytes:
     try:
-        moment = _EPOCH + timedelta(microseconds=occurred_at)
+        moment = _EPOCH + timedelta(seconds=seconds)
     except OverflowError as exc:
-        raise RecordError("undecodable", f"occurred_at {occurred_at} is no moment") from exc
-    return moment.isoformat(timespec="microseconds").encode()
+        raise RecordError("undecodable", f"{seconds} s since the epoch is no moment") from exc
+    return moment.replace(tzinfo=None).isoformat(timespec="seconds").encode()

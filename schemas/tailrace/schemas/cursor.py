@@ -8,6 +8,7 @@ the log cannot pass for this one. To a client it is opaque: 44 characters of ``[
 import binascii
 import struct
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from functools import lru_cache
 
 from tailrace.schemas.errors import CursorError
 from tailrace.schemas.event import Position
@@ -21,6 +22,7 @@ _LENGTH = 44
 _OLDEST_TIMESTAMP = -1  # Kafka's own "no timestamp"
 
 
+@lru_cache(maxsize=1024)  # the cursor of one frame is the prev of the next
 def format_cursor(position: Position) -> str:
     """Return the text of a position; `parse_cursor` gives the position back."""
     body = _LAYOUT.pack(
