@@ -204,6 +204,33 @@ def test_state_that_was_taken_is_not_replaced() -> None:
     assert coalescer.take() == ([(2, newer)], [])
 
 
+# What the next record would replace
+
+
+def test_state_replaces_its_pending_predecessor_only() -> None:
+    coalescer = _coalescer(_state(1, "A", "x", entity="a"))
+    assert coalescer.replaces(_state(2, "A", "x", entity="a").envelope)
+    assert not coalescer.replaces(_state(2, "B", "x", entity="a").envelope)
+    assert not coalescer.replaces(_state(2, "A", "y", entity="a").envelope)
+    assert not coalescer.replaces(_state(2, "A", "x", entity="b").envelope)
+    assert not coalescer.replaces(_state(2, "A", "x", entity="a", type=RUN_STATE).envelope)
+    assert not coalescer.replaces(_state(2, "A", "x", entity="a", subject=JOB).envelope)
+
+
+def test_fact_replaces_nothing_and_nothing_before_it_is_replaced() -> None:
+    coalescer = _coalescer(_state(1))
+    assert not coalescer.replaces(_fact(2).envelope)
+    coalescer.add(2, _fact(2).envelope, _fact(2))
+    assert not coalescer.replaces(_state(3).envelope)
+
+
+def test_nothing_is_replaced_where_every_record_is_kept_or_what_was_pending_is_taken() -> None:
+    assert not _coalescer(_state(1), every=True).replaces(_state(2).envelope)
+    coalescer = _coalescer(_state(1))
+    coalescer.take()
+    assert not coalescer.replaces(_state(2).envelope)
+
+
 # Any log
 
 
@@ -345,6 +372,16 @@ def test_size_is_that_of_what_is_held(log: list[Record]) -> None:
         skipped = len(folded.skipped)
         assert held + 8 * skipped <= coalescer.size <= held + 64 * skipped
         assert len(coalescer) == len(folded.items)
+
+
+@PROPERTY
+@given(logs(), st.booleans())
+def test_replaces_foretells_what_the_next_record_does(log: list[Record], every: bool) -> None:  # noqa: FBT001
+    coalescer: Coalescer[Record] = Coalescer(every=every)
+    for record in log:
+        foretold, before = coalescer.replaces(record.envelope), len(coalescer)
+        coalescer.add(record.offset, record.envelope, record, record.size)
+        assert len(coalescer) == before + (not foretold)
 
 
 @PROPERTY

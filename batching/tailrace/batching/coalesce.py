@@ -69,6 +69,15 @@ class Coalescer(Generic[T]):
         self._items[offset] = (item, size)
         self.size += size
 
+    def replaces(self, envelope: Envelope) -> bool:
+        """Tell whether a record, if it is the next one, replaces a pending state."""
+        key = envelope.coalesce_key
+        if key is None or self._every:
+            return False
+        identity = (envelope.type, key.partition("|")[0])
+        pending = self._open.get(envelope.subject, {}).get(identity)
+        return pending is not None and pending[0] == key
+
     def _fold(self, offset: int, envelope: Envelope) -> None:
         key = envelope.coalesce_key
         if key is None:
