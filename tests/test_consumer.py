@@ -1,16 +1,16 @@
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+from unittest import mock
 
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import TopicPartition
+from aiokafka.errors import CorruptRecordException
+from aiokafka.record import default_records
 from conftest import delete_topic, missing
 from edge_harness import (
     WAIT_SECONDS,
-    MemoryConsumer,
     channel_url,
     make_event,
     numbers,
@@ -19,158 +19,327 @@ from edge_harness import (
     serve_node,
     until,
 )
+from log_twins import (
+    AnyConsumer,
+    KafkaLog,
+    Log,
+    minutes_ago,
+    offsets_of,
+    polled,
+    read_to,
+    stamped,
+)
 from structlog.testing import capture_logs
 
 from tailrace.cli.errors import MissingPartError
 from tailrace.cli.local_kafka import LocalKafka
 from tailrace.cli.ports import free_ports
 from tailrace.cli.topics import Target, create_topic
-from tailrace.edge.consumer import Consumer, Lag
+from tailrace.edge import consumer as consumer_module
+from tailrace.edge.consumer import Consumer, Lag, Topic, TopicChangedError
 from tailrace.edge.settings import EdgeSettings
-from tailrace.schemas import Event, encode
+from tailrace.schemas import UnavailableError
 
-
-class Log(NamedTuple):
-    """A consumer and how to append to the log that it reads."""
-
-    consumer: Consumer | MemoryConsumer
-    append: Callable[[Sequence[Event]], Awaitable[None]]
-
-
-@asynccontextmanager
-async def _memory_log() -> AsyncIterator[Log]:
-    offset = 0
-    async with MemoryConsumer() as consumer:
-
-        async def append(events: Sequence[Event]) -> None:
-            nonlocal offset
-            consumer.put(*(record_of(event, offset + n) for n, event in enumerate(events)))
-            offset += len(events)
-
-        yield Log(consumer, append)
-
-
-@asynccontextmanager
-async def _kafka_log(servers: str, topic: str) -> AsyncIterator[Log]:
-    async with (
-        producing(servers, topic) as producer,
-        Consumer(bootstrap_servers=servers, topic=topic) as consumer,
-    ):
-
-        async def append(events: Sequence[Event]) -> None:
-            await producer.send(*events)
-
-        yield Log(consumer, append)
-
-
-@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.kafka)])
-def opened_log(request: pytest.FixtureRequest) -> AbstractAsyncContextManager[Log]:
-    """Run a test with the real consumer and with its twin in memory."""
-    if request.param == "memory":
-        return _memory_log()
-    return _kafka_log(request.getfixturevalue("kafka"), request.getfixturevalue("topic"))
+RECENT = minutes_ago(-30)  # of the future, lest it grow old while other tests run
+GOES_BY = 5
+"""Seconds that no broker's answer takes."""
 
 
 @pytest.fixture
-async def log(opened_log: AbstractAsyncContextManager[Log]) -> AsyncIterator[Log]:
-    async with opened_log as log:
-        yield log
+async def consumer(log: Log) -> AsyncIterator[AnyConsumer]:
+    async with log.consumer() as consumer:
+        yield consumer
 
 
-async def _polled(consumer: Consumer | MemoryConsumer, count: int) -> dict[int, list[Any]]:
-    """Poll until there are `count` records and return them by partition."""
-    found: dict[int, list[Any]] = {}
+async def test_poll_returns_whole_records_in_ascending_offset(
+    log: Log, consumer: AnyConsumer
+) -> None:
+    records = [record_of(make_event(n=n), n)._replace(timestamp=RECENT) for n in range(50)]
+    await log.write(*records[:20])
+    await log.write(*records[20:])
+
+    [found] = (await polled(consumer, 50)).values()
+
+    assert [record.offset for record in found] == list(range(50))
+    assert [record.value for record in found] == [record.value for record in records]
+    assert {record.key for record in found} == {b"p1"}
+    assert {dict(record.headers)["ce_type"] for record in found} == {b"ingest.job.updated"}
+    assert {record.timestamp for record in found} == {RECENT}
+
+
+async def test_poll_returns_nothing_when_nothing_comes(consumer: AnyConsumer) -> None:
+    assert not await consumer.poll(0.0)
+
+
+async def test_all_partitions_are_read_and_none_lags(log: Log, consumer: AnyConsumer) -> None:
+    assert consumer.partitions == 4
+    assert consumer.topic.partitions == 4
+    for partition in range(4):
+        await log.write(*stamped(RECENT, RECENT), partition=partition)
+
+    assert offsets_of(await polled(consumer, 8)) == {n: [0, 1] for n in range(4)}
+    assert await consumer.lags(time.time()) == {n: Lag(0, 0.0) for n in range(4)}
+
+
+async def test_what_is_not_polled_yet_is_the_lag(log: Log) -> None:
+    await log.write(*stamped(*[RECENT] * 3))
+    async with log.consumer() as consumer:
+        assert (await consumer.lags(time.time()))[0] == Lag(3, 0.0)
+
+
+# The log changes
+
+
+async def _change_of(consumer: AnyConsumer) -> TopicChangedError:
+    """Poll until the consumer says that the topic has changed."""
     async with asyncio.timeout(WAIT_SECONDS):
-        while sum(map(len, found.values())) < count:
-            polled: Mapping[int, Sequence[Any]] = await consumer.poll(1.0)
-            for partition, records in polled.items():
-                found.setdefault(partition, []).extend(records)
-    return found
+        while True:
+            try:
+                await consumer.poll(WAIT_SECONDS)
+            except TopicChangedError as error:
+                return error
 
 
-async def test_poll_returns_whole_records_in_ascending_offset(log: Log) -> None:
-    events = [make_event(n=n) for n in range(50)]
-    await log.append(events[:20])
-    await log.append(events[20:])
+async def test_topic_created_again_is_a_reset(log: Log, consumer: AnyConsumer) -> None:
+    await log.write(*stamped(*[RECENT] * 5))
+    await polled(consumer, 5)
+    await log.delete()
+    await log.create()
 
-    [records] = (await _polled(log.consumer, 50)).values()
+    error = await _change_of(consumer)
 
-    offsets = [record.offset for record in records]
-    assert offsets == list(range(offsets[0], offsets[0] + 50))
-    assert [record.value for record in records] == [encode(event) for event in events]
-    assert {record.key for record in records} == {b"p1"}
-    assert {dict(record.headers)["ce_type"] for record in records} == {b"ingest.job.updated"}
-    assert all(record.timestamp > 0 for record in records)
+    assert error.reason == "reset"
+    assert error.before == consumer.topic
+    assert error.after.topic_id != error.before.topic_id
 
 
-async def test_poll_returns_nothing_when_nothing_comes(log: Log) -> None:
-    assert not await log.consumer.poll(0.0)
+async def test_topic_that_is_away_is_no_change_until_it_is_back(
+    log: Log, consumer: AnyConsumer
+) -> None:
+    await log.delete()
+    assert await consumer.poll(2.5) == {}
+    assert await consumer.lags(time.time()) == {n: Lag(0, 0.0) for n in range(4)}
+    waiting = asyncio.create_task(_change_of(consumer))
+    await log.create(partitions=2)
+
+    error = await waiting
+
+    assert error.reason == "reset"
+    assert error.after.partitions == 2
 
 
-async def test_all_partitions_are_read_and_none_lags(log: Log) -> None:
-    assert log.consumer.partitions == 4
-    await log.append([make_event(f"p{n}") for n in range(20)])
-    await _polled(log.consumer, 20)
+async def test_added_partitions_interrupt_a_poll_that_waits(
+    log: Log, consumer: AnyConsumer
+) -> None:
+    waiting = asyncio.create_task(consumer.poll(600.0))
+    await asyncio.sleep(0)  # it waits
+    await log.add_partitions(2)
 
-    assert await log.consumer.lags(time.time()) == {n: Lag(0, 0.0) for n in range(4)}
+    with pytest.raises(TopicChangedError) as changed:
+        async with asyncio.timeout(WAIT_SECONDS):
+            await waiting
+
+    assert changed.value.reason == "repartitioned"
+    assert changed.value.after == changed.value.before._replace(partitions=6)
+
+
+async def test_changed_topic_can_be_entered_anew(log: Log, consumer: AnyConsumer) -> None:
+    await log.delete()
+    await log.create()
+    await _change_of(consumer)
+    await log.write(*stamped(RECENT))
+    async with log.consumer() as anew:
+        assert anew.topic != consumer.topic
+        assert offsets_of(await polled(anew, 1)) == {0: [0]}
+
+
+async def test_retention_that_overtakes_the_reader_is_said(log: Log) -> None:
+    large = [record._replace(value=bytes(4096)) for record in stamped(*[RECENT] * 1000)]
+    await log.write(*large)  # more than the driver fetches ahead
+    async with log.consumer() as consumer:
+        await log.delete_before(1000)
+
+        error = await _change_of(consumer)
+
+    assert error.reason == "retention"
+    assert error.before == error.after
+
+
+# The broker is away
+
+
+async def test_killed_broker_makes_answers_fail_and_polling_goes_on_by_itself(
+    breakable_log: Log,
+) -> None:
+    log = breakable_log
+    await log.write(*stamped(*[RECENT] * 3))
+    async with asyncio.timeout(60), log.consumer() as consumer:
+        assert offsets_of(await polled(consumer, 3)) == {0: [0, 1, 2]}
+        await log.down()
+        assert await consumer.poll(0.1) == {}
+        for asked in (consumer.earliest(0), consumer.end(0), consumer.offset_at(0, RECENT)):
+            async with asyncio.timeout(GOES_BY):
+                with pytest.raises(UnavailableError):
+                    await asked
+        async with asyncio.timeout(GOES_BY):
+            with pytest.raises(UnavailableError):
+                await consumer.scan(0, 0).__aenter__()
+        async with asyncio.timeout(1):
+            assert (await consumer.lags(time.time()))[0].records == 0
+        await log.up()
+        await log.write(*stamped(RECENT))
+
+        assert offsets_of(await polled(consumer, 1)) == {0: [3]}
+        assert (await consumer.earliest(0), await consumer.end(0)) == (0, 4)
+        assert await consumer.offset_at(0, RECENT) == 0
+        async with consumer.scan(0, 0) as scan:
+            assert len(await read_to(scan, 4)) == 4
 
 
 @pytest.mark.kafka
-async def test_reading_begins_at_the_end(kafka: str, topic: str) -> None:
-    async with producing(kafka, topic) as producer:
-        await producer.send(*(make_event(n=n) for n in range(10)))
-        async with Consumer(bootstrap_servers=kafka, topic=topic) as consumer:
-            await producer.send(make_event(n=10))
-
-            [records] = (await _polled(consumer, 1)).values()
-
-    assert [record.value for record in records] == [encode(make_event(n=10))]
-
-
-@asynccontextmanager
-async def _transactional(servers: str, topic: str) -> AsyncIterator[AIOKafkaProducer]:
-    producer = AIOKafkaProducer(bootstrap_servers=servers, transactional_id=f"{topic}-writer")
-    await producer.start()
+async def test_driver_is_quiet_while_the_broker_is_away(
+    own_kafka: LocalKafka, caplog: pytest.LogCaptureFixture
+) -> None:
     try:
-        yield producer
-    finally:
-        await producer.stop()
+        where = Target(await asyncio.to_thread(own_kafka.up), "t")
+    except MissingPartError as error:
+        missing("kafka", str(error))
+    await create_topic(where, partitions=4)
+    async with Consumer(bootstrap_servers=where.servers, topic="t") as consumer:
+        await asyncio.to_thread(own_kafka.kill, 1)
+        caplog.clear()
+        await consumer.poll(4.0)
+
+    kinds = {(record.name, record.levelno, record.msg) for record in caplog.records}
+    assert kinds
+    assert len(caplog.records) == len(kinds), "each line once"
 
 
-@pytest.mark.kafka
-async def test_poll_is_bounded_and_what_waits_is_the_lag(kafka: str, topic: str) -> None:
-    async with (
-        _transactional(kafka, topic) as producer,
-        Consumer(bootstrap_servers=kafka, topic=topic) as consumer,
-    ):
-        async with producer.transaction():  # may be read all at once
-            for _ in range(800):
-                await producer.send(topic, b"value", partition=3)
-        polled: Mapping[int, Sequence[Any]] = {}
-        while not polled:
-            polled = await consumer.poll(1.0)
-        lag = (await consumer.lags(polled[3][-1].timestamp / 1000 + 5.0))[3]
+# What only the real one does
 
-    assert len(polled[3]) == 500
+
+async def test_poll_is_bounded_and_what_waits_is_the_lag(kafka_log: KafkaLog) -> None:
+    async with kafka_log.consumer() as consumer:
+        async with kafka_log.transaction() as send:  # may be read all at once
+            await asyncio.gather(*(send(b"value") for _ in range(800)))
+        found: Mapping[int, Sequence[Any]] = {}
+        while not found:
+            found = await consumer.poll(1.0)
+        lag = (await consumer.lags(found[0][-1].timestamp / 1000 + 5.0))[0]
+
+    assert len(found[0]) == 500
     assert lag.records == 800 + 1 - 500, "the commit has an offset too"
     assert lag.seconds == pytest.approx(5.0)
 
 
-@pytest.mark.kafka
-async def test_records_of_an_aborted_transaction_are_never_read(kafka: str, topic: str) -> None:
-    async with (
-        _transactional(kafka, topic) as producer,
-        Consumer(bootstrap_servers=kafka, topic=topic) as consumer,
+async def test_records_of_an_aborted_transaction_are_never_read(kafka_log: KafkaLog) -> None:
+    async with kafka_log.consumer() as consumer:
+        async with kafka_log.transaction(abort=True) as send:
+            await send(b"aborted")
+        async with kafka_log.transaction() as send:
+            await send(b"committed")
+
+        [records] = (await polled(consumer, 1)).values()
+
+    assert [record.value for record in records] == [b"committed"]
+
+
+async def test_topic_a_broker_forgot_for_a_moment_is_read_on(kafka_log: KafkaLog) -> None:
+    consumer = kafka_log.consumer()
+    assert isinstance(consumer, Consumer)
+    async with consumer:
+        await kafka_log.write(*stamped(RECENT))
+        await polled(consumer, 1)
+        await consumer._rest()
+        assert await consumer.poll(0.0) == {}
+        await kafka_log.write(*stamped(RECENT))
+
+        assert offsets_of(await polled(consumer, 1)) == {0: [1]}
+
+
+async def test_topic_without_an_id_that_was_away_counts_as_another(kafka_log: KafkaLog) -> None:
+    consumer = kafka_log.consumer()
+    assert isinstance(consumer, Consumer)
+    async with consumer:
+        consumer.topic = Topic(0, 4)
+        answers = iter([None, Topic(0, 4)])
+
+        async def ask() -> Topic | None:
+            return next(answers)
+
+        with mock.patch.object(consumer._identity, "ask", ask):
+            error = await _change_of(consumer)
+
+    assert error.reason == "reset"
+
+
+async def test_offsets_that_come_again_are_a_reset(kafka_log: KafkaLog) -> None:
+    consumer = kafka_log.consumer()
+    assert isinstance(consumer, Consumer)
+    async with consumer:
+        await kafka_log.write(*stamped(RECENT, RECENT))
+        await polled(consumer, 2)
+        consumer._started().seek(TopicPartition(kafka_log.where.topic, 0), 1)
+
+        error = await _change_of(consumer)
+
+    assert error.reason == "reset"
+
+
+async def test_refusal_of_the_driver_is_logged_and_polling_goes_on(kafka_log: KafkaLog) -> None:
+    consumer = kafka_log.consumer()
+    assert isinstance(consumer, Consumer)
+    refusal = mock.AsyncMock(side_effect=CorruptRecordException("Invalid CRC"))
+    async with consumer:
+        with (
+            capture_logs() as lines,
+            mock.patch.object(consumer._started(), "getmany", refusal),
+        ):
+            assert await consumer.poll(0.0) == {}
+            assert await consumer.poll(0.0) == {}
+        await kafka_log.write(*stamped(RECENT))
+
+        assert offsets_of(await polled(consumer, 1)) == {0: [0]}
+
+    assert [line["event"] for line in lines] == ["kafka refuses to be read"]
+
+
+async def test_watch_that_fails_ends_the_node(kafka_log: KafkaLog) -> None:
+    consumer = kafka_log.consumer()
+    assert isinstance(consumer, Consumer)
+    async with consumer:
+        with mock.patch.object(consumer._identity, "ask", side_effect=ZeroDivisionError):
+            await asyncio.wait([consumer._watching], timeout=WAIT_SECONDS)
+        with pytest.raises(ZeroDivisionError):
+            await consumer.poll(0.0)
+
+
+async def test_leaving_ends_everything_that_entering_began(kafka_log: KafkaLog) -> None:
+    before = asyncio.all_tasks()
+    async with kafka_log.consumer() as consumer:
+        await consumer.poll(0.0)
+        assert asyncio.all_tasks() > before
+
+    assert asyncio.all_tasks() == before
+
+
+async def test_slow_driver_is_said(kafka_log: KafkaLog) -> None:
+    slow = default_records._DefaultRecordBatchPy
+    with (
+        capture_logs() as lines,
+        mock.patch.object(default_records, "DefaultRecordBatch", slow),
     ):
-        await producer.begin_transaction()
-        await producer.send_and_wait(topic, b"value", key=b"aborted", partition=0)
-        await producer.abort_transaction()
-        async with producer.transaction():
-            await producer.send_and_wait(topic, b"value", key=b"committed", partition=0)
+        async with kafka_log.consumer():
+            pass
 
-        [records] = (await _polled(consumer, 1)).values()
+    assert "C extension" in lines[0]["event"]
 
-    assert [record.key for record in records] == [b"committed"]
+
+async def test_driver_has_its_c_extension() -> None:
+    with capture_logs() as lines:
+        consumer_module._tell_of_slow_driver()
+
+    assert lines == []
 
 
 async def test_use_outside_of_its_context_is_a_mistake() -> None:
@@ -221,15 +390,6 @@ async def test_topic_that_is_not_there_yet_is_waited_for(kafka: str, topic: str)
     finally:
         await consumer.__aexit__(None, None, None)
         await delete_topic(late)
-
-
-@pytest.fixture
-def own_kafka(tmp_path: Path) -> Iterator[LocalKafka]:
-    """A Kafka of the test's own, not started: it may be killed."""
-    [port] = free_ports(1)
-    kafka = LocalKafka(tmp_path, port=port)
-    yield kafka
-    kafka.down()
 
 
 @pytest.mark.kafka

@@ -1,0 +1,125 @@
+"""Where a partition begins, ends and was at a given time: questions to Kafka."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable
+from types import TracebackType
+from typing import Self
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from tailrace.schemas import UnavailableError
+
+__all__ = ["Offsets"]
+
+_ANSWER_SECONDS = 4.0
+
+
+class Offsets:
+    """Asks about the partitions of one topic. Use as an async context manager.
+
+    Callers who ask the same at once share one request; so there are at most as many under way as
+    there are callers. Each ends within 4 s, with `UnavailableError` when Kafka has not answered.
+    """
+
+    def __init__(self, *, bootstrap_servers: str, topic: str) -> None:
+        self._topic = topic
+        self._asking: dict[Hashable, asyncio.Task[int]] = {}
+        # Its connections are its own: a question never waits behind a fetch.
+        self._consumer = AIOKafkaConsumer(
+            bootstrap_servers=bootstrap_servers,
+            group_id=None,
+            enable_auto_commit=False,
+            isolation_level="read_committed",
+            request_timeout_ms=int(_ANSWER_SECONDS * 1000),
+        )
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._consumer.start()
+        except BaseException:
+            await self._consumer.stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        asking = tuple(self._asking.values())
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+        await self._consumer.stop()
+
+    async def earliest(self, partition: int) -> int:
+        """Return the offset at which the log starts now.
+
+        Raises:
+            UnavailableError: Kafka does not answer.
+        """
+        return await self._shared(("earliest", partition), lambda: self._earliest(partition))
+
+    async def end(self, partition: int) -> int:
+        """Return the last stable offset now: that of the next record that may be read.
+
+        Raises:
+            UnavailableError: Kafka does not answer.
+        """
+        return await self._shared(("end", partition), lambda: self._end(partition))
+
+    async def at(self, partition: int, timestamp_ms: int) -> int:
+        """Return the first offset whose timestamp is this or later; the end if there is none.
+
+        Raises:
+            UnavailableError: Kafka does not answer.
+        """
+        key = ("at", partition, timestamp_ms)
+        return await self._shared(key, lambda: self._at(partition, timestamp_ms))
+
+    async def _earliest(self, partition: int) -> int:
+        [offset] = (await self._consumer.beginning_offsets([self._tp(partition)])).values()
+        return int(offset)
+
+    async def _end(self, partition: int) -> int:
+        [offset] = (await self._consumer.end_offsets([self._tp(partition)])).values()
+        return int(offset)
+
+    async def _at(self, partition: int, timestamp_ms: int) -> int:
+        times = {self._tp(partition): max(0, timestamp_ms)}
+        [found] = (await self._consumer.offsets_for_times(times)).values()
+        if found is None or found.offset < 0:
+            return await self._end(partition)
+        return int(found.offset)
+
+    def _tp(self, partition: int) -> TopicPartition:
+        return TopicPartition(self._topic, partition)
+
+    async def _shared(self, key: Hashable, ask: Callable[[], Awaitable[int]]) -> int:
+        task = self._asking.get(key)
+        if task is None:
+            task = self._asking[key] = asyncio.create_task(_bounded(ask))
+            task.add_done_callback(lambda done: self._asked(key, done))
+        try:
+            return await asyncio.shield(task)  # one caller that gives up does not end the others'
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if task.cancelled() and not (caller and caller.cancelling()):
+                raise UnavailableError("the topic is not read any more") from None
+            raise
+
+    def _asked(self, key: Hashable, task: asyncio.Task[int]) -> None:
+        del self._asking[key]
+        if not task.cancelled():
+            task.exception()  # perhaps nobody waits for it any more
+
+
+async def _bounded(ask: Callable[[], Awaitable[int]]) -> int:
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            return await ask()
+    except (KafkaError, TimeoutError) as error:
+        reason = str(error) or type(error).__name__
+        raise UnavailableError(f"Kafka does not answer: {reason}") from error
