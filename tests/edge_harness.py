@@ -2,6 +2,8 @@
 
 import asyncio
 import base64
+import gc
+import itertools
 import os
 import signal
 import socket
@@ -10,7 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import IO, Any, NamedTuple, Self
 from unittest import mock
 from urllib.parse import quote
 
@@ -18,12 +20,12 @@ import aiohttp
 import orjson
 from aiohttp import web
 from aiokafka import AIOKafkaProducer
+from memory_topic import MemoryConsumer, MemoryTopic, StubRecord
 from prometheus_client.parser import text_string_to_metric_families
 from yarl import URL
 
 from tailrace.edge import node as node_module
-from tailrace.edge.app import create_app
-from tailrace.edge.consumer import Lag
+from tailrace.edge.app import serving
 from tailrace.edge.node import Node
 from tailrace.edge.settings import EdgeSettings
 from tailrace.schemas import (
@@ -42,6 +44,8 @@ WAIT_SECONDS = 20.0
 MOMENT = 1_700_000_000_000_000
 MOMENT_TEXT = "2023-11-14T22:13:20.000000+00:00"
 
+_NUMBERS = itertools.count(1)
+
 Headers = list[tuple[str, bytes]]
 Metrics = dict[str, float]
 """``name``, or ``name{label=value}``, -> value."""
@@ -56,11 +60,14 @@ def make_event(
     data: str | None = None,
     error: str | None = None,
 ) -> Event:
-    """Return an event whose kind follows from its type; `n` tells it from its neighbours."""
+    """Return an event whose kind follows from its type; `n` tells it from its neighbours.
+
+    Each has an id of its own: none is a retry of another.
+    """
     family = type.partition(".")[0]
     member = body_member(type) or "body"
     return Event(
-        event_id=f"018bcfe5-6800-7000-8000-{n:012d}",
+        event_id=f"018bcfe5-6800-7000-8000-{next(_NUMBERS):012d}",
         type=type,
         occurred_at=MOMENT,
         project_id=project,
@@ -82,16 +89,6 @@ def one_of_each_type(project: str) -> list[Event]:
     return [make_event(project, name, "r1", n=n) for n, name in enumerate(EVENT_TYPES, 1)]
 
 
-class StubRecord(NamedTuple):
-    """A consumed Kafka record, as far as the hub reads it."""
-
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]]
-
-
 def record_of(event: Event, offset: int = 0, *, headers: bool = True) -> StubRecord:
     """Return the record that a producer writes for an event; its timestamp is 1000 + offset."""
     return StubRecord(
@@ -101,45 +98,6 @@ def record_of(event: Event, offset: int = 0, *, headers: bool = True) -> StubRec
         encode(event),
         headers_of(event) if headers else [],
     )
-
-
-class MemoryConsumer:
-    """The in-memory twin of `Consumer`: what is put comes out of `poll`, batch by batch.
-
-    Args:
-        partitions: The topic's partition count.
-    """
-
-    def __init__(self, partitions: int = 4) -> None:
-        self.partitions = partitions
-        self.lag = 0
-        """Records that every partition claims to lag by."""
-        self._batches: asyncio.Queue[Mapping[int, Sequence[StubRecord]]] = asyncio.Queue()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        pass
-
-    def put(self, *records: StubRecord, partition: int = 0) -> None:
-        """Make one poll return `records`."""
-        self._batches.put_nowait({partition: records})
-
-    async def poll(self, timeout: float) -> Mapping[int, Sequence[StubRecord]]:  # noqa: ASYNC109
-        try:
-            async with asyncio.timeout(timeout):
-                return await self._batches.get()
-        except TimeoutError:
-            return {}
-
-    async def lags(self, now: float) -> dict[int, Lag]:  # noqa: ARG002
-        return {n: Lag(self.lag, 0.0) for n in range(self.partitions)}
 
 
 class Closed(NamedTuple):
@@ -268,53 +226,45 @@ async def client_of(url: str) -> AsyncIterator[Client]:
 class Edge(Client):
     """A node served in this process, and a client of it."""
 
-    def __init__(
-        self, http: aiohttp.ClientSession, url: str, node: Node, runner: web.AppRunner
-    ) -> None:
+    def __init__(self, http: aiohttp.ClientSession, url: str, node: Node) -> None:
         super().__init__(http, url)
         self.node = node
-        self.runner = runner
 
     @property
     def sockets(self) -> int:
-        """How many connections the server holds, those of this client among them."""
-        server = self.runner.server
-        assert server is not None, "set up"
-        return len(server.connections)
+        """How many connections the server of this process holds, those of this client included."""
+        return sum(
+            isinstance(found, web.RequestHandler) and found.transport is not None
+            for found in gc.get_objects()
+        )
 
 
 @asynccontextmanager
 async def serve_node(settings: EdgeSettings) -> AsyncIterator[Edge]:
     """Serve a node of these settings on a free port for as long as the block runs."""
     node = Node(settings)
-    runner = web.AppRunner(
-        create_app(node), access_log=None, handle_signals=False, shutdown_timeout=1.0
-    )
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, settings.host, settings.port).start()
-        host, port, *_ = runner.addresses[0]
-        async with asyncio.TaskGroup() as tasks, client_of(f"http://{host}:{port}") as client:
-            running = tasks.create_task(node.run())
-            yield Edge(client.http, client.url, node, runner)
-            await runner.cleanup()
+    async with serving(node) as url, asyncio.TaskGroup() as tasks, client_of(url) as client:
+        running = tasks.create_task(node.run())
+        try:
+            yield Edge(client.http, client.url, node)
+        finally:
+            await node.drain()
             running.cancel()
-    finally:
-        await runner.cleanup()
 
 
 class MemoryEdge(Edge):
     """An edge whose records come from a `MemoryConsumer`."""
 
     def __init__(self, edge: Edge, consumer: MemoryConsumer) -> None:
-        super().__init__(edge.http, edge.url, edge.node, edge.runner)
+        super().__init__(edge.http, edge.url, edge.node)
         self.consumer = consumer
 
 
 @asynccontextmanager
 async def memory_edge(**settings: Any) -> AsyncIterator[MemoryEdge]:
-    """Serve a node without Kafka: its records are what the test puts."""
-    consumer = MemoryConsumer()
+    """Serve a node without Kafka: its records are what the test puts into the one partition."""
+    consumer = MemoryConsumer(MemoryTopic(partitions=1))
+    settings = {"drain_seconds": 0, **settings}
     with mock.patch.object(node_module, "Consumer", return_value=consumer):
         async with serve_node(EdgeSettings(port=0, **settings)) as edge:
             await edge.ready()
@@ -324,23 +274,45 @@ async def memory_edge(**settings: Any) -> AsyncIterator[MemoryEdge]:
 @asynccontextmanager
 async def kafka_edge(servers: str, topic: str, **settings: Any) -> AsyncIterator[Edge]:
     """Serve a node on a real topic; ready when the block begins."""
+    settings = {"drain_seconds": 0, **settings}
     told = EdgeSettings(bootstrap_servers=servers, topic=topic, port=0, **settings)
     async with serve_node(told) as edge:
         await edge.ready()
         yield edge
 
 
+_RUN = """
+from tailrace.edge.app import run
+from tailrace.edge.settings import EdgeSettings
+run(EdgeSettings())
+"""
+
+
 class EdgeProcess:
     """An edge in a process of its own, as in production; it can be ended and started again."""
 
-    def __init__(self, servers: str, topic: str, port: int, *, drain_seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        servers: str,
+        topic: str,
+        port: int,
+        *,
+        program: Sequence[str] = ("-c", _RUN),
+        stderr: IO[bytes] | None = None,
+        **settings: object,
+    ) -> None:
         self.url = f"http://127.0.0.1:{port}"
+        self.starts = 0
+        """How often it was started so far."""
+        self._program = program
+        self._stderr = stderr
         self._environment = {
             **os.environ,
             "KAFKA_BOOTSTRAP_SERVERS": servers,
             "TAILRACE_TOPIC": topic,
             "TAILRACE_PORT": str(port),
-            "TAILRACE_DRAIN_SECONDS": str(drain_seconds),
+            "TAILRACE_DRAIN_SECONDS": "0",
+            **{f"TAILRACE_{name.upper()}": str(value) for name, value in settings.items()},
         }
         self._process: asyncio.subprocess.Process | None = None
 
@@ -360,8 +332,12 @@ class EdgeProcess:
 
     async def start(self) -> None:
         """Start it; it may not listen yet."""
+        self.starts += 1
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", _RUN, env=self._environment, stdout=asyncio.subprocess.DEVNULL
+            *(sys.executable, *self._program),
+            env=self._environment,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=self._stderr,
         )
 
     def send(self, number: signal.Signals) -> None:
@@ -375,13 +351,6 @@ class EdgeProcess:
         assert process is not None, "started"
         async with asyncio.timeout(WAIT_SECONDS):
             return await process.wait()
-
-
-_RUN = """
-from tailrace.edge.app import run
-from tailrace.edge.settings import EdgeSettings
-run(EdgeSettings())
-"""
 
 
 class RawViewer:

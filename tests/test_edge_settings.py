@@ -19,6 +19,17 @@ def test_defaults_are_those_of_the_contract() -> None:
     assert settings.heartbeat_ms == 25_000
     assert settings.drain_seconds == 10
     assert settings.origins == frozenset()
+    assert settings.journal_max_bytes == 256 << 20
+    assert settings.replay_max_bytes == 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("heartbeat_ms", "seconds"), [(25_000, 10.0), (10_000, 10.0), (9_000, 9.0), (1_000, 1.0)]
+)
+def test_idle_event_stream_hears_something_every_10_s_at_least(
+    heartbeat_ms: int, seconds: float
+) -> None:
+    assert EdgeSettings(heartbeat_ms=heartbeat_ms).sse_heartbeat_seconds == seconds
 
 
 def test_environment_names_are_those_of_the_contract(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,6 +40,8 @@ def test_environment_names_are_those_of_the_contract(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("TAILRACE_MAX_MESSAGE_BYTES", "128")
     monkeypatch.setenv("TAILRACE_HEARTBEAT_MS", "1000")
     monkeypatch.setenv("TAILRACE_DRAIN_SECONDS", "0")
+    monkeypatch.setenv("TAILRACE_JOURNAL_MAX_BYTES", "65536")
+    monkeypatch.setenv("TAILRACE_REPLAY_MAX_BYTES", "0")
 
     settings = EdgeSettings()
 
@@ -39,6 +52,8 @@ def test_environment_names_are_those_of_the_contract(monkeypatch: pytest.MonkeyP
     assert settings.max_message_bytes == 128
     assert settings.heartbeat_ms == 1000
     assert settings.drain_seconds == 0
+    assert settings.journal_max_bytes == 65_536
+    assert settings.replay_max_bytes == 0
 
 
 def test_what_is_given_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,9 +88,11 @@ def test_loopback_needs_no_permission(host: str) -> None:
         ("port", -1),
         ("max_connections", 0),
         ("max_message_bytes", 127),
-        ("heartbeat_ms", 999),
+        ("heartbeat_ms", 99),
         ("drain_seconds", -0.1),
-        ("session_buffer_bytes", 65_535),
+        ("session_buffer_bytes", 4095),
+        ("journal_max_bytes", -1),
+        ("replay_max_bytes", -1),
         ("ready_lag_records", 0),
     ],
 )

@@ -1,334 +1,369 @@
-import json
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+"""Records in, chunks out: what is routed, decoded, coalesced and counted."""
+
+from itertools import groupby
 
 import pytest
-from edge_harness import MOMENT, MOMENT_TEXT, StubRecord, make_event, record_of
+from edge_harness import make_event, record_of
+from edge_viewers import LOG, PARTITION, Stage, chained, fact, key_of, place, spoilt, state
+from hypothesis import given
+from hypothesis import strategies as st
+from memory_topic import StubRecord
+from strategies import PROPERTY
 
 from tailrace.edge.channel import ChannelKey
-from tailrace.edge.hub import Broadcast, Hub
+from tailrace.edge.dialect import Dialect, frame_of
+from tailrace.edge.hub import Log
 from tailrace.edge.protocol import Types
-from tailrace.edge.session import Session
-from tailrace.schemas import Position, RecordError, Subject, encode, headers_of, parse_cursor
+from tailrace.schemas import Subject
 
-JOB = ChannelKey("p1", Subject("ingest", "j1"))
-PROJECT = ChannelKey("p1", None)
-
-
-class Skipped(NamedTuple):
-    partition: int
-    offset: int
-    reason: str
+PROJECT = key_of()
+RUN = key_of(run="j1")
 
 
-class Stage:
-    """A hub, what it skipped, and what it tells each of its viewers."""
-
-    def __init__(self) -> None:
-        self.skipped: list[Skipped] = []
-        self.hub = Hub(skip=self._skip)
-
-    def _skip(self, partition: int, offset: int, error: RecordError) -> None:
-        self.skipped.append(Skipped(partition, offset, error.reason))
-
-    def watch(self, *keys: ChannelKey) -> list[Session]:
-        sessions = [Session(_never, _nothing_buffered, _never) for _ in keys]
-        for key, session in zip(keys, sessions, strict=True):
-            self.hub.subscribe(key, session)
-        return sessions
-
-    def publish(self, *records: StubRecord, partition: int = 2) -> list[Broadcast]:
-        self.hub.publish(partition, records)
-        return self.hub.flush(4)
-
-    def told(self, broadcasts: Sequence[Broadcast], session: Session) -> list[dict[str, Any]]:
-        """Return the messages that go to one viewer."""
-        frames = b"".join(b.frames for b in broadcasts if session in b.sessions)
-        return [json.loads(message) for message in _messages(frames)]
+def test_record_of_a_project_that_nobody_watches_is_held_and_never_decoded() -> None:
+    stage = Stage()
+    stage.watch(key_of("other"))
+    stage.publish(*(state(n) for n in range(10)))
+    assert stage.flush() == []
+    assert (stage.hub.counts.records, stage.hub.counts.decoded) == (10, 0)
+    assert stage.hub.journal.head(PARTITION)[0] == 9
 
 
-def _never(*_: object) -> None:
-    raise AssertionError("the hub performs nothing")
+def test_each_record_is_decoded_and_rendered_once_however_many_channels_want_it() -> None:
+    stage = Stage()
+    viewers = [
+        stage.watch(key)
+        for key in (
+            PROJECT,
+            RUN,
+            key_of(every=True),
+            PROJECT._replace(types=Types(prefixes=("ingest.",))),
+            PROJECT._replace(window_ms=500),
+        )
+    ]
+    stage.publish(fact(1), fact(2))
+    stage.flush()
+    assert all(viewer.ns == [1, 2] for viewer in viewers)
+    assert (stage.hub.counts.decoded, stage.hub.counts.rendered) == (2, 2)
 
 
-def _nothing_buffered() -> int:
-    return 0
+def test_states_that_newer_ones_replace_are_never_decoded() -> None:
+    stage = Stage()
+    viewer = stage.watch(PROJECT)
+    stage.publish(*(state(n) for n in range(100)))
+    stage.flush()
+    assert viewer.ns == [99]
+    assert stage.hub.counts.decoded == 1
+    assert stage.hub.counts.coalesced == viewer.heard[0].skipped == 99
 
 
-def _messages(frames: bytes) -> list[bytes]:
-    """Split short frames."""
-    messages = []
-    while frames:
-        size, start = frames[1], 2
-        if size == 126:
-            size, start = int.from_bytes(frames[2:4], "big"), 4
-        messages.append(frames[start : start + size])
-        frames = frames[start + size :]
-    return messages
+def test_frame_of_a_chunk_is_built_once_for_all_viewers() -> None:
+    stage = Stage()
+    viewers = [stage.watch(PROJECT) for _ in range(3)]
+    stage.publish(fact(1))
+    [chunk] = stage.flush()
+    assert len({id(viewer.frames[0]) for viewer in viewers}) == 1
+    assert frame_of(chunk, Dialect.V1) is viewers[0].frames[0]
 
 
-def _ns(messages: Sequence[dict[str, Any]]) -> list[int]:
-    return [message["job"]["n"] for message in messages]
+def test_nothing_is_decoded_while_nobody_is_live() -> None:
+    stage = Stage()
+    viewer = stage.watch(PROJECT, room=0)
+    stage.publish(fact(0))
+    stage.flush()
+    assert not viewer.live
+    decoded = stage.hub.counts.decoded
+    stage.publish(fact(1), fact(2))
+    assert stage.flush() == []
+    assert stage.hub.counts.decoded == decoded
+    assert viewer.channel.cursor == place(2)
 
 
-@pytest.fixture
-def stage() -> Stage:
-    return Stage()
+def test_chain_is_unbroken_from_flush_to_flush() -> None:
+    stage = Stage()
+    viewer = stage.watch(PROJECT)
+    for first in range(0, 30, 3):
+        stage.publish(fact(first), state(first + 1), fact(first + 2, project="other"))
+        stage.flush()
+    assert chained(viewer.heard, viewer.began)
+    assert viewer.heard[-1].cursor == place(29)
 
 
-def test_viewer_gets_the_event_json_and_its_cursor(stage: Stage) -> None:
-    [session] = stage.watch(JOB)
+def test_fact_is_due_at_once_and_so_are_the_states_before_it() -> None:
+    stage = Stage()
+    viewer = stage.watch(PROJECT)
+    stage.publish(state(0))
+    stage.flush(0.0)
+    stage.publish(state(1))
+    stage.flush(0.001)
+    assert viewer.ns == [0]  # the second state waits for its window
+    stage.publish(fact(2))
+    stage.flush(0.001)
+    assert viewer.ns == [0, 1, 2]
 
-    broadcasts = stage.publish(record_of(make_event(error="disk full"), 41))
 
-    [message] = stage.told(broadcasts, session)
-    assert parse_cursor(message.pop("cursor")) == Position(2, 41, 1041, 4)
-    assert message == {
-        "type": "ingest.job.updated",
-        "timestamp": MOMENT_TEXT,
-        "job": {"id": "j1", "n": 1},
-        "errorMessage": "disk full",
+def test_first_state_after_silence_is_due_at_once_and_the_next_after_the_window() -> None:
+    stage = Stage()
+    viewer = stage.watch(PROJECT)
+    stage.publish(state(0))
+    stage.flush(0.0)
+    assert viewer.ns == [0]
+    stage.publish(state(1), state(2))
+    stage.flush(0.039)
+    assert viewer.ns == [0]
+    stage.flush(0.002)
+    assert viewer.ns == [0, 2]
+
+
+def test_kinds_and_projects_of_equal_ids_never_mix() -> None:
+    stage = Stage()
+    viewers = {
+        (project, kind): stage.watch(key_of(project, "7", kind=kind))
+        for project in ("p1", "p2")
+        for kind in ("ingest", "workflow")
     }
-    assert [b.occurred_at for b in broadcasts] == [(MOMENT,)]
-
-
-def test_unwatched_project_is_counted_and_never_decoded(stage: Stage) -> None:
-    stage.watch(JOB)
-    garbage = StubRecord(1, 0, b"p2", b"garbage", [])
-
-    broadcasts = stage.publish(record_of(make_event("p2")), garbage)
-
-    assert broadcasts == []
-    assert stage.hub.counts.records == 2
-    assert stage.hub.counts.decoded == 0
-    assert stage.skipped == []
-
-
-def test_unwatched_run_of_a_watched_project_is_never_decoded(stage: Stage) -> None:
-    stage.watch(JOB)
-
-    assert stage.publish(record_of(make_event(run="j2"))) == []
-    assert stage.hub.counts.decoded == 0
-
-
-def test_two_projects_and_equal_ids_of_different_kinds_never_mix(stage: Stage) -> None:
-    kinds = ["ingest.job.updated", "agent.run.updated", "workflow.run.updated"]
-    places = [(project, type_) for project in ("p1", "p2") for type_ in kinds]
-    keys = [ChannelKey(p, Subject(type_.partition(".")[0], "7")) for p, type_ in places]
-    sessions = stage.watch(*keys)
-
-    records = [
-        record_of(make_event(project, type_, "7", data=f'{{"from":"{project} {type_}"}}'), offset)
-        for offset, (project, type_) in enumerate(places)
-    ]
-    broadcasts = stage.publish(*records)
-
-    told = [[m["from"] for m in stage.told(broadcasts, session)] for session in sessions]
-    assert told == [[f"{project} {type_}"] for project, type_ in places]
-
-
-def test_project_channel_gets_every_run_in_the_order_of_the_log(stage: Stage) -> None:
-    [session] = stage.watch(PROJECT)
-
-    broadcasts = stage.publish(
-        record_of(make_event(type="ingest.job.created", run="a", n=1), 5),
-        record_of(make_event(type="ingest.job.updated", run="b", n=2), 6),
-        record_of(make_event(type="ingest.job.updated", run="a", n=3), 9),
+    stage.publish(
+        fact(0, project="p1", run="7"),
+        fact(1, project="p2", run="7"),
+        fact(2, project="p1", run="7", type="workflow.run.created"),
+        fact(3, project="p1", run="8"),
     )
-
-    assert _ns(stage.told(broadcasts, session)) == [1, 2, 3]
-
-
-def test_types_filter_leaves_the_others_out(stage: Stage) -> None:
-    key = PROJECT._replace(types=Types(("ingest.job.failed",), ("agent.",)))
-    [session] = stage.watch(key)
-
-    broadcasts = stage.publish(
-        record_of(make_event(type="ingest.job.created"), 0),
-        record_of(make_event(type="ingest.job.failed"), 1),
-        record_of(make_event(type="agent.run.created"), 2),
-        record_of(make_event(type="workflow.run.created"), 3),
-    )
-
-    types = [message["type"] for message in stage.told(broadcasts, session)]
-    assert types == ["ingest.job.failed", "agent.run.created"]
-    assert stage.hub.counts.decoded == 2
+    stage.flush()
+    assert {who: viewer.ns for who, viewer in viewers.items()} == {
+        ("p1", "ingest"): [0],
+        ("p1", "workflow"): [2],
+        ("p2", "ingest"): [1],
+        ("p2", "workflow"): [],
+    }
 
 
-def test_record_without_headers_is_decoded_and_delivered(stage: Stage) -> None:
-    [session] = stage.watch(JOB)
-
-    broadcasts = stage.publish(
-        record_of(make_event(n=1), 0, headers=False),
-        record_of(make_event(n=2, run="j2"), 1, headers=False),
-        record_of(make_event(n=3, type="ingest.job.completed"), 2, headers=False),
-    )
-
-    assert _ns(stage.told(broadcasts, session)) == [1, 3]
-    assert stage.hub.counts.decoded == 3
+def test_retry_is_dropped_and_counted() -> None:
+    stage = Stage()
+    viewer = stage.watch(PROJECT)
+    first = fact(0)
+    stage.publish(first, first._replace(offset=1), fact(2))
+    stage.flush()
+    assert viewer.ns == [0, 2]
+    assert stage.hub.journal.retries == 1
 
 
-def test_record_without_headers_is_decoded_once_however_many_channels_want_it(stage: Stage) -> None:
-    stage.watch(JOB, PROJECT)
-
-    stage.publish(record_of(make_event(), headers=False))
-
-    assert stage.hub.counts.decoded == 1
-
-
-@pytest.mark.parametrize("headers", [True, False], ids=["headers", "no headers"])
 @pytest.mark.parametrize(
-    ("reason", "spoil"),
+    ("bad", "reason"),
     [
-        ("no_key", lambda record: record._replace(key=None)),
-        ("no_key", lambda record: record._replace(key=b"")),
-        ("undecodable", lambda record: record._replace(value=b"")),
-        ("undecodable", lambda record: record._replace(value=b"{}")),
-        ("undecodable", lambda record: record._replace(value=record.value[:-3])),
-        (
-            "project_mismatch",
-            lambda record: record._replace(value=encode(make_event("p2", n=2))),
-        ),
-        (
-            "data_not_object",
-            lambda record: record._replace(value=encode(make_event(n=2, data="[1]"))),
-        ),
-        (
-            "data_not_object",
-            lambda record: record._replace(value=encode(make_event(n=2, data='{"a":'))),
-        ),
+        (fact(1)._replace(key=None), "no_key"),
+        (fact(1)._replace(key=b""), "no_key"),
+        (spoilt(fact(1)), "undecodable"),
+        (spoilt(fact(1))._replace(headers=[]), "undecodable"),
+        (record_of(make_event("p2"), 1)._replace(key=b"p1"), "project_mismatch"),
+        (record_of(make_event("p1", data="[]"), 1), "data_not_object"),
     ],
+    ids=["no key", "empty key", "cut", "cut, no headers", "mismatch", "no object"],
 )
-def test_bad_record_is_skipped_and_its_neighbours_arrive(
-    stage: Stage, reason: str, spoil: Callable[[StubRecord], StubRecord], *, headers: bool
-) -> None:
-    [session] = stage.watch(JOB)
-
-    broadcasts = stage.publish(
-        record_of(make_event(n=1), 10),
-        spoil(record_of(make_event(n=2), 11, headers=headers)),
-        record_of(make_event(n=3), 12),
-    )
-
-    assert _ns(stage.told(broadcasts, session)) == [1, 3]
-    assert stage.skipped == [Skipped(2, 11, reason)]
-    assert [len(b.occurred_at) for b in broadcasts] == [2]
+def test_bad_record_is_counted_once_and_costs_no_other(bad: StubRecord, reason: str) -> None:
+    stage = Stage()
+    viewers = [stage.watch(PROJECT), stage.watch(PROJECT._replace(window_ms=0))]
+    stage.publish(fact(0), bad, fact(2))
+    stage.flush()
+    assert [viewer.ns for viewer in viewers] == [[0, 2], [0, 2]]
+    assert stage.skipped == [(PARTITION, 1, reason)]
 
 
-def test_bad_record_that_two_channels_want_is_skipped_once(stage: Stage) -> None:
-    stage.watch(JOB, PROJECT)
-    event = make_event()
-
-    broadcasts = stage.publish(StubRecord(8, 0, b"p1", b"cut", headers_of(event)))
-
-    assert broadcasts == []
-    assert stage.skipped == [Skipped(2, 8, "undecodable")]
+def test_tombstone_is_ignored() -> None:
+    stage = Stage()
+    viewer = stage.watch(PROJECT)
+    stage.publish(fact(0)._replace(value=None), fact(1))
+    stage.flush()
+    assert (viewer.ns, stage.skipped) == ([1], [])
 
 
-def test_tombstone_is_ignored(stage: Stage) -> None:
-    stage.watch(PROJECT)
-
-    broadcasts = stage.publish(StubRecord(0, 0, b"p1", None, []))
-
-    assert broadcasts == []
-    assert stage.skipped == []
-    assert stage.hub.counts.records == 1
-
-
-def test_one_rendering_serves_all_channels_and_viewers(stage: Stage) -> None:
-    first, second, whole = stage.watch(JOB, JOB, PROJECT)
-
-    broadcasts = stage.publish(record_of(make_event()))
-
-    assert stage.hub.counts.decoded == 1
-    assert [set(b.sessions) for b in broadcasts] == [{first, second}, {whole}]
-    assert broadcasts[0].frames == broadcasts[1].frames
+def test_record_in_a_partition_that_is_not_its_projects_is_not_delivered() -> None:
+    stage = Stage()
+    viewer = stage.watch(PROJECT)
+    stage.hub.publish(PARTITION + 1, [fact(0)], 0.0)
+    stage.flush()
+    assert viewer.ns == []
+    assert [(s.partition, s.reason) for s in stage.skipped] == [(PARTITION + 1, "misplaced")]
 
 
-def test_equal_offsets_of_two_partitions_are_two_records(stage: Stage) -> None:
-    p1, p2 = stage.watch(PROJECT, ChannelKey("p2", None))
-    stage.hub.publish(0, [record_of(make_event("p1", n=1), 5)])
-    stage.hub.publish(1, [record_of(make_event("p2", n=2), 5)])
-
-    broadcasts = stage.hub.flush(4)
-
-    assert [_ns(stage.told(broadcasts, session)) for session in (p1, p2)] == [[1], [2]]
-
-
-def test_cursors_ascend_and_name_the_record_they_stand_after(stage: Stage) -> None:
-    [session] = stage.watch(JOB)
-
-    first = stage.publish(record_of(make_event(n=1), 3), record_of(make_event(n=2), 4))
-    second = stage.publish(record_of(make_event(n=3), 900_000))
-
-    cursors = [parse_cursor(m["cursor"]) for m in stage.told([*first, *second], session)]
-    assert cursors == [
-        Position(2, 3, 1003, 4),
-        Position(2, 4, 1004, 4),
-        Position(2, 900_000, 901_000, 4),
-    ]
+def test_good_state_that_a_bad_one_replaced_is_delivered() -> None:
+    stage = Stage()
+    viewer = stage.watch(PROJECT)
+    stage.publish(state(0), state(1), spoilt(state(2)), fact(3, run="other"))
+    stage.flush()
+    assert viewer.ns == [1, 3]
+    assert len(stage.skipped) == 1
 
 
-def test_broadcast_names_the_cursor_of_the_one_before(stage: Stage) -> None:
-    [session] = stage.watch(JOB)
-
-    [first] = stage.publish(record_of(make_event(n=1), 3), record_of(make_event(n=2), 4))
-    [second] = stage.publish(record_of(make_event(n=3), 5))
-
-    assert first.prev == ""
-    assert second.prev == stage.told([first], session)[-1]["cursor"]
-
-
-def test_flush_leaves_nothing_behind(stage: Stage) -> None:
-    stage.watch(JOB)
-    stage.publish(record_of(make_event()))
-
-    assert stage.hub.flush(4) == []
+def test_viewers_go_to_the_backlog_when_the_journal_no_longer_holds_what_a_bad_state_hid() -> None:
+    stage = Stage(journal_max_bytes=6000)
+    viewer = stage.watch(PROJECT)
+    stage.publish(state(0), spoilt(state(1)))
+    stage.publish(*(fact(n, project="other") for n in range(2, 20)))
+    assert stage.flush() == []
+    assert not viewer.live
+    stage.catch_up()
+    assert viewer.live
+    assert viewer.position == viewer.channel.cursor
 
 
-def test_who_joins_after_the_flush_is_not_told(stage: Stage) -> None:
-    [early] = stage.watch(JOB)
-    [broadcast] = stage.publish(record_of(make_event()))
-    stage.watch(JOB)
+@pytest.mark.parametrize("foreign", [False, True], ids=["our headers", "foreign order"])
+def test_first_record_of_a_run_is_remembered_by_its_created_event(*, foreign: bool) -> None:
+    stage = Stage()
+    record = fact(5)
+    if foreign:
+        record = record._replace(headers=list(reversed(list(record.headers))))
+    stage.publish(fact(4, type="ingest.job.completed"), record, fact(6))
+    start = stage.hub.journal.run_start(b"p1", Subject("ingest", "j1"))
+    assert start == (PARTITION, 5)
 
-    assert broadcast.sessions == (early,)
+
+def test_range_is_cut_before_it_is_folded_so_that_each_frame_is_bounded_and_whole() -> None:
+    stage = Stage(journal_max_bytes=1 << 24)
+    viewer = stage.watch(PROJECT)
+    stage.publish(*(fact(n, padding=50_000) for n in range(20)))
+    chunks = stage.flush()
+    assert viewer.ns == list(range(20))
+    assert len(chunks) > 1
+    assert max(chunk.size for chunk in chunks) <= 1 << 18
+    assert chained(viewer.heard, viewer.began)
 
 
-def test_channel_is_dropped_with_its_last_viewer(stage: Stage) -> None:
-    first, second, other = stage.watch(JOB, JOB, PROJECT)
-    assert len(stage.hub) == 2
+def test_event_larger_than_a_frame_stands_alone() -> None:
+    stage = Stage(journal_max_bytes=1 << 24)
+    viewer = stage.watch(PROJECT)
+    stage.publish(fact(0), fact(1, padding=600_000), fact(2))
+    stage.flush()
+    assert [heard.ns for heard in viewer.heard] == [[0], [1], [2]]
 
-    stage.hub.unsubscribe(JOB, first)
-    assert len(stage.hub) == 2
-    stage.hub.unsubscribe(JOB, second)
+
+def test_pending_bytes_are_gone_with_the_flush_and_with_the_channel() -> None:
+    stage = Stage()
+    viewer = stage.watch(PROJECT)
+    stage.publish(fact(0), state(1))
+    assert stage.hub.pending > 0
+    stage.flush()
+    assert stage.hub.pending == 0
+    stage.publish(state(2))
+    stage.leave(viewer)
+    assert (stage.hub.pending, len(stage.hub), stage.flush()) == (0, 0, [])
+
+
+def test_channel_goes_with_its_last_viewer_and_comes_anew() -> None:
+    stage = Stage()
+    first, second = stage.watch(PROJECT), stage.watch(PROJECT)
+    assert first.channel is second.channel
+    stage.leave(first)
     assert len(stage.hub) == 1
-    stage.hub.unsubscribe(PROJECT, other)
+    stage.leave(second)
     assert len(stage.hub) == 0
-    assert stage.hub._projects == {}
+    assert stage.watch(PROJECT).channel is not first.channel
 
 
-def test_what_was_pending_goes_with_the_last_viewer(stage: Stage) -> None:
-    [session] = stage.watch(JOB)
-    stage.hub.publish(0, [record_of(make_event())])
-
-    stage.hub.unsubscribe(JOB, session)
-
-    assert stage.hub.flush(4) == []
-    assert stage.hub.counts.decoded == 0
-
-
-def test_project_is_unwatched_again_after_its_last_viewer(stage: Stage) -> None:
-    [session] = stage.watch(JOB)
-    stage.hub.unsubscribe(JOB, session)
-
-    stage.publish(record_of(make_event()))
-
-    assert stage.hub.counts.decoded == 0
+def test_another_incarnation_puts_all_viewers_behind_where_they_were() -> None:
+    stage = Stage()
+    viewer = stage.watch(PROJECT)
+    stage.publish(fact(0))
+    stage.flush()
+    stage.hub.begin(Log(8, 4), dict.fromkeys(range(4), (-1, -1)))
+    stage.hub.attach(lambda _: 1)
+    assert not viewer.live
+    assert viewer.position == place(0)
+    assert viewer.channel.cursor == Log(8, 4).position(1, -1, -1)
+    stage.hub.publish(1, [fact(0)], 0.0)
+    assert stage.hub.pending > 0
 
 
-def test_project_id_outside_ascii_is_matched_by_its_utf8(stage: Stage) -> None:
-    [session] = stage.watch(ChannelKey("café/🌊", None))
+def test_heartbeat_moves_idle_channels_and_no_others() -> None:
+    stage = Stage()
+    idle, busy = stage.watch(PROJECT), stage.watch(key_of("p2"))
+    stage.publish(fact(0, project="p2"))
+    stage.flush(0.0)
+    stage.now += 24.0
+    stage.publish(fact(1, project="p2"))
+    stage.flush(0.0)
+    stage.now += 2.0
+    stage.hub.beat(stage.now, 25.0, 10.0)
+    stage.flush(0.0)
+    assert [heard.cursor for heard in idle.heard] == [place(1)]
+    assert busy.ns == [0, 1]
+    assert len(busy.heard) == 2
 
-    broadcasts = stage.publish(record_of(make_event("café/🌊")))
 
-    assert _ns(stage.told(broadcasts, session)) == [1]
+def test_heartbeat_of_event_streams_is_the_shorter_one() -> None:
+    stage = Stage()
+    viewer = stage.watch(PROJECT)
+    viewer.channel.live[Dialect.SSE] = {viewer: None}
+    stage.now += 11.0
+    stage.hub.beat(stage.now, 25.0, 10.0)
+    assert stage.hub.due(stage.now) == [viewer.channel]
+
+
+def test_viewers_who_are_behind_are_counted() -> None:
+    stage = Stage()
+    stage.watch(PROJECT)
+    stage.watch(PROJECT, room=0)
+    stage.publish(fact(0))
+    stage.flush()
+    assert stage.hub.lagging() == 1
+
+
+def test_average_record_is_known_from_a_sample() -> None:
+    stage = Stage()
+    assert stage.hub.record_bytes(PARTITION) is None
+    stage.publish(fact(0, padding=1000))
+    size = stage.hub.record_bytes(PARTITION)
+    assert size is not None
+    assert 1000 < size < 2000
+
+
+OPERATIONS = st.lists(
+    st.tuples(
+        st.sampled_from(["state", "state", "state", "fact", "flush"]),
+        st.sampled_from(["j1", "j2"]),
+        st.sampled_from(["A", "B"]),
+    ),
+    max_size=60,
+)
+
+
+@PROPERTY
+@given(OPERATIONS, st.booleans())
+def test_channels_deliver_what_a_plain_list_says(
+    operations: list[tuple[str, str, str]],
+    every: bool,  # noqa: FBT001 - drawn
+) -> None:
+    stage = Stage()
+    keys: list[ChannelKey] = [key_of(every=every), key_of(run="j1", every=every)]
+    viewers = [stage.watch(key) for key in keys]
+    log: list[tuple[int, str, str, str]] = []
+    for what, run, status in operations:
+        offset = len(log)
+        if what == "flush":
+            stage.flush(0.05)
+            continue
+        log.append((offset, what, run, status))
+        stage.publish(fact(offset, run=run) if what == "fact" else state(offset, status, run=run))
+    stage.flush()
+    for viewer, runs in zip(viewers, [("j1", "j2"), ("j1",)], strict=True):
+        mine = [line for line in log if line[2] in runs]
+        assert chained(viewer.heard, viewer.began)
+        assert viewer.ns == sorted(viewer.ns)
+        assert len(viewer.ns) + sum(h.skipped for h in viewer.heard) == len(mine)
+        if every:
+            assert viewer.ns == [line[0] for line in mine]
+        for run in runs:
+            _assert_run(viewer.ns, [line for line in mine if line[2] == run])
+
+
+def _assert_run(ns: list[int], lines: list[tuple[int, str, str, str]]) -> None:
+    """Check facts, transitions and last values of one run."""
+    for (what, _), group in groupby(lines, key=lambda line: (line[1], line[3])):
+        offsets = [line[0] for line in group]
+        if what == "fact":
+            assert [n for n in ns if n in offsets] == offsets
+        else:
+            assert offsets[-1] in ns, "the newest of states with one status, and each transition"
+
+
+def test_log_makes_positions_of_its_own_identity() -> None:
+    assert LOG.position(1, 5, 6) == (1, 5, 6, LOG.partitions, LOG.topic_id)

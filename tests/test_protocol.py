@@ -1,4 +1,5 @@
-import json
+import random
+import zlib
 
 import pytest
 from hypothesis import given
@@ -9,9 +10,8 @@ from tailrace.edge.protocol import (
     CloseCode,
     Types,
     close_reason,
+    deflated_frame,
     parse_types,
-    plain_frame,
-    plain_message,
     text_frame,
 )
 from tailrace.schemas import ParameterError
@@ -46,14 +46,34 @@ def test_small_frame_is_these_bytes() -> None:
     assert text_frame(b"Hello") == bytes.fromhex("81 05 48 65 6c 6c 6f")  # RFC 6455 §5.7
 
 
-def test_plain_message_ends_with_the_cursor() -> None:
-    assert plain_message(b'{"type":"a","n":1}', "AbC-_") == b'{"type":"a","n":1,"cursor":"AbC-_"}'
+def _inflated(frames: list[bytes]) -> list[bytes]:
+    """Read frames one after the other with one context, as a client with takeover does."""
+    inflater = zlib.decompressobj(wbits=-15)
+    found = []
+    for frame in frames:
+        size = {126: 4, 127: 10}.get(frame[1], 2)
+        body = frame[size:]
+        compressed = frame[0] == 0xC1
+        found.append(inflater.decompress(body + b"\x00\x00\xff\xff") if compressed else body)
+    return found
 
 
-def test_plain_frame_is_the_message_framed() -> None:
-    framed = plain_frame(b'{"type":"a"}', "c")
+def test_deflated_frames_are_read_by_one_context_in_any_order() -> None:
+    payloads = [b"state %d " % n * 200 for n in range(20)]
+    frames = [deflated_frame(payload) for payload in payloads]
+    assert all(frame[0] == 0xC1 for frame in frames)
+    assert _inflated(frames[::-1]) == payloads[::-1]
+    assert _inflated(frames[7:8] * 2) == payloads[7:8] * 2
 
-    assert _read_frame(framed) == (b'{"type":"a","cursor":"c"}', b"")
+
+def test_small_payload_is_not_deflated() -> None:
+    assert deflated_frame(b"a" * 511) == text_frame(b"a" * 511)
+    assert len(deflated_frame(b"a" * 512)) < 100
+
+
+def test_payload_that_would_grow_is_not_deflated() -> None:
+    noise = random.Random(1).randbytes(2000)
+    assert deflated_frame(noise) == text_frame(noise)
 
 
 @pytest.mark.parametrize(
@@ -157,13 +177,3 @@ def test_reason_is_always_a_legal_one(text: str) -> None:
 
     assert len(reason) <= 123
     assert text.startswith(reason.decode())
-
-
-@PROPERTY
-@given(st.dictionaries(texts, texts, max_size=5))
-def test_plain_message_keeps_every_member(members: dict[str, str]) -> None:
-    event = {"type": "a", **{name: text for name, text in members.items() if name != "cursor"}}
-
-    message = json.loads(plain_message(json.dumps(event).encode(), "c"))
-
-    assert list(message.items()) == [*event.items(), ("cursor", "c")]

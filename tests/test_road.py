@@ -2,10 +2,11 @@
 
 import asyncio
 import signal
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from itertools import pairwise
 from typing import Any
 
+import aiohttp
 import orjson
 import pytest
 from edge_harness import (
@@ -13,7 +14,6 @@ from edge_harness import (
     Client,
     EdgeProcess,
     Producer,
-    Viewer,
     channel_url,
     client_of,
     kafka_edge,
@@ -24,12 +24,17 @@ from edge_harness import (
     producing,
     until,
 )
+from followers import Told, following
 from structlog.testing import capture_logs
 
 from tailrace.cli.ports import free_ports
 from tailrace.schemas import Event, encode, headers_of, parse_cursor
 
 pytestmark = pytest.mark.kafka
+
+EVERY = "?delivery=every"
+FACT = "ingest.job.created"
+STREAMS = ("plain", "tailrace.v1.json", "sse")
 
 
 def _event_json(event: Event) -> dict[str, Any]:
@@ -45,7 +50,7 @@ async def test_every_type_arrives_exactly_as_it_was_emitted(kafka: str, topic: s
     async with (
         kafka_edge(kafka, topic) as edge,
         producing(kafka, topic) as producer,
-        edge.watch(channel_url("p")) as viewer,
+        edge.watch(channel_url("p") + EVERY) as viewer,
     ):
         await producer.send(*events)
 
@@ -85,7 +90,7 @@ async def test_every_project_is_in_order_whoever_writes_beside_it(kafka: str, to
         AsyncExitStack() as stack,
     ):
         viewers = [
-            await stack.enter_async_context(edge.watch(channel_url(project)))
+            await stack.enter_async_context(edge.watch(channel_url(project) + EVERY))
             for project in projects
         ]
         async with asyncio.TaskGroup() as tasks:
@@ -100,7 +105,7 @@ async def test_cursors_of_a_project_ascend_in_its_partition(kafka: str, topic: s
     async with (
         kafka_edge(kafka, topic) as edge,
         producing(kafka, topic) as producer,
-        edge.watch(channel_url("p")) as viewer,
+        edge.watch(channel_url("p") + EVERY) as viewer,
     ):
         partition, offset = await producer.send_raw(b"p", None)  # a tombstone: not delivered
         await producer.send(*(make_event("p", n=n) for n in range(20)))
@@ -121,7 +126,7 @@ async def test_projects_and_kinds_with_equal_ids_never_mix(kafka: str, topic: st
         AsyncExitStack() as stack,
     ):
         viewers = [
-            await stack.enter_async_context(edge.watch(channel_url(project, kind, "7")))
+            await stack.enter_async_context(edge.watch(channel_url(project, kind, "7") + EVERY))
             for project, kind in channels
         ]
         for _ in range(3):
@@ -139,7 +144,7 @@ async def test_200_viewers_get_everything_byte_for_byte_alike(kafka: str, topic:
     async with (
         kafka_edge(kafka, topic) as edge,
         producing(kafka, topic) as producer,
-        many(edge, channel_url("p", "ingest", "j1"), 200) as viewers,
+        many(edge, channel_url("p", "ingest", "j1") + EVERY, 200) as viewers,
     ):
         await producer.send(*(make_event("p", n=n) for n in range(25)))
 
@@ -196,16 +201,16 @@ def _bad_records() -> list[tuple[str, bytes | None, bytes]]:
 async def test_bad_records_are_counted_logged_and_skipped(
     kafka: str, topic: str, *, with_headers: bool
 ) -> None:
-    headers = headers_of(make_event("p")) if with_headers else []
     places = []
     with capture_logs() as lines:
         async with (
             kafka_edge(kafka, topic) as edge,
             producing(kafka, topic) as producer,
-            edge.watch(channel_url("p")) as viewer,
+            edge.watch(channel_url("p") + EVERY) as viewer,
         ):
             for n, (reason, key, value) in enumerate(_bad_records()):
                 await producer.send(make_event("p", n=n))
+                headers = headers_of(make_event("p")) if with_headers else []  # of its own id
                 partition, offset = await producer.send_raw(key, value, headers=headers)
                 places.append((reason, partition, offset))
             await producer.send(make_event("p", n=8))
@@ -250,7 +255,7 @@ async def test_event_of_900_kb_arrives_whole(kafka: str, topic: str) -> None:
     async with (
         kafka_edge(kafka, topic) as edge,
         producing(kafka, topic) as producer,
-        edge.watch(channel_url("p")) as viewer,
+        edge.watch(channel_url("p") + EVERY) as viewer,
     ):
         await producer.send(event, make_event("p", n=2))
 
@@ -268,7 +273,7 @@ async def test_burst_of_megabytes_reaches_a_viewer_that_reads(kafka: str, topic:
     async with (
         kafka_edge(kafka, topic) as edge,
         producing(kafka, topic) as producer,
-        edge.watch(channel_url("p")) as viewer,
+        edge.watch(channel_url("p") + EVERY) as viewer,
         asyncio.TaskGroup() as tasks,
     ):
         tasks.create_task(producer.send(*events))
@@ -276,34 +281,43 @@ async def test_burst_of_megabytes_reaches_a_viewer_that_reads(kafka: str, topic:
         assert numbers(await viewer.events(600)) == list(range(600))
 
 
-class Follower:
-    """A viewer that reconnects like a browser, until the event of type `the.end`."""
+class Faithful:
+    """A viewer that comes back with its cursor like a browser, until the event of a number."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, dialect: str, last: int) -> None:
         self._client = client
-        self.ended = False
-        self.connections: list[list[int]] = []
-        """What each connection has seen."""
+        self._dialect = dialect
+        self._last = last
+        self.told: list[Told] = []
+        self.connections = 0
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.told) and self.told[-1].number == self._last
 
     async def run(self) -> None:
+        cursor: str | None = None
         while not self.ended:
             await self._client.ready()
-            async with self._client.watch(channel_url("p")) as viewer:
-                await self._collect(viewer)
+            where = {"from_": "start"} if cursor is None else {"after": cursor}
+            with suppress(AssertionError, aiohttp.ClientError):  # it went away
+                path = channel_url("p")
+                async with following(self._dialect, self._client, path, **where) as viewer:
+                    self.connections += 1
+                    try:
+                        while not self.ended:
+                            self.told.append(await viewer.next())
+                            cursor = viewer.cursor
+                    finally:
+                        cursor = viewer.cursor
+                        self.told += viewer.told
 
-    async def _collect(self, viewer: Viewer) -> None:
-        seen: list[int] = []
-        self.connections.append(seen)
-        async for message in viewer.ws:
-            event = orjson.loads(message.data)
-            if event["type"] == "the.end":
-                self.ended = True
-                return
-            seen += numbers([event])
+
+LAST = 1_000_000
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-async def test_edge_restarted_under_load_goes_on(
+async def test_edge_restarted_under_load_loses_and_repeats_nothing(
     kafka: str, topic: str, number: signal.Signals
 ) -> None:
     [port] = free_ports(1)
@@ -313,37 +327,34 @@ async def test_edge_restarted_under_load_goes_on(
     async def load(producer: Producer) -> None:
         nonlocal produced
         while not stop.is_set():
-            await producer.send(make_event("p", n=produced))
+            await producer.send(make_event("p", FACT, n=produced))
             produced += 1
 
     async with (
         EdgeProcess(kafka, topic, port) as process,
         client_of(process.url) as client,
         producing(kafka, topic) as producer,
-        asyncio.timeout(30),
+        asyncio.timeout(40),
         asyncio.TaskGroup() as tasks,
     ):
         loading = tasks.create_task(load(producer))
-        followers = [Follower(client) for _ in range(5)]
-        for follower in followers:
-            tasks.create_task(follower.run())
+        viewers = [Faithful(client, dialect, LAST) for dialect in STREAMS for _ in range(2)]
+        for viewer in viewers:
+            tasks.create_task(viewer.run())
 
-        async def all_see(connection: int) -> bool:
-            return all(
-                len(f.connections) > connection and f.connections[connection] for f in followers
-            )
+        async def all_beyond(events: int) -> bool:
+            return all(len(viewer.told) > events for viewer in viewers)
 
-        await until(lambda: all_see(0))
+        await until(lambda: all_beyond(0))
         code = await process.end(number)
+        before = produced
         await process.start()
-        await until(lambda: all_see(1))
+        await until(lambda: all_beyond(before))
         stop.set()
         await loading
-        await producer.send(make_event("p", "the.end"))
+        await producer.send(make_event("p", FACT, n=LAST))
 
     assert code == (0 if number is signal.SIGTERM else -signal.SIGKILL)
-    for follower in followers:
-        assert len(follower.connections) == 2
-        for seen in follower.connections:
-            assert seen == list(range(seen[0], seen[0] + len(seen)))
-        assert follower.connections[-1][-1] == produced - 1
+    for viewer in viewers:
+        assert viewer.connections >= 2
+        assert [told.number for told in viewer.told] == [*range(produced), LAST]

@@ -12,12 +12,13 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags; each is a setting too."""
-    parser.add_argument("--host", help="address to listen on (127.0.0.1)")
-    parser.add_argument("--port", type=int, help="port to listen on (8400)")
-    parser.add_argument(
-        "--insecure", action="store_true", default=None, help="serve everyone, on any address"
-    )
+    """Add a flag for each setting."""
+    for name, field in EdgeSettings.model_fields.items():
+        flag, about = f"--{name.replace('_', '-')}", (field.description or "").replace("`", "")
+        if field.annotation is bool:
+            parser.add_argument(flag, action="store_true", default=None, help=about)
+            continue
+        parser.add_argument(flag, type=type(field.default), help=f"{about} [{field.default}]")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -27,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
         SettingsError: A setting is refused.
         ListenError: The port is taken.
     """
-    flags = {name: getattr(args, name) for name in ("host", "port", "insecure")}
+    flags = {name: getattr(args, name) for name in EdgeSettings.model_fields}
     try:
         settings = EdgeSettings(
             **{name: value for name, value in flags.items() if value is not None}

@@ -14,6 +14,7 @@ from prometheus_client.core import (
 )
 
 from tailrace.edge.consumer import Lag
+from tailrace.edge.hub import Hub
 from tailrace.edge.protocol import CloseCode
 
 __all__ = ["DeliveryHistogram", "Metrics"]
@@ -57,53 +58,60 @@ class Metrics:
         """Closed connections by close code; ``other`` for codes that viewers made up."""
         self.skipped: Counter[str] = Counter()
         """Records that could not be delivered, by reason."""
-        self.deliveries = 0
-        """Events x viewers."""
-        self.frames = 0
-        """Writes into viewers' sockets."""
+        self.resumes: Counter[str] = Counter()
+        """Viewers who came with a cursor, by what served them."""
+        self.gaps: Counter[str] = Counter()
+        """Ranges that could not be delivered, once per viewer, by reason."""
+        self.replays: Counter[int] = Counter()
+        """Scans of the log, by partition."""
         self.delivery = DeliveryHistogram()
 
     def count_close(self, code: int) -> None:
         """Count a closed connection; a viewer cannot add a time series of its own."""
         self.closes[str(code) if code in _CLOSE_CODES else "other"] += 1
 
-    def render(
-        self, *, channels: int, records: int, decoded: int, lags: Mapping[int, Lag]
-    ) -> bytes:
+    def render(self, *, hub: Hub, lags: Mapping[int, Lag]) -> bytes:
         """Return all metrics as Prometheus text."""
         registry = CollectorRegistry()
-        registry.register(
-            _Collected(
-                [
-                    _gauges(
-                        "tailrace_connections", "Open connections.", "transport", self.connections
-                    ),
-                    GaugeMetricFamily("tailrace_channels", "Channels watched.", channels),
-                    _counter("tailrace_deliveries", "Events x viewers.", self.deliveries),
-                    _counter("tailrace_frames", "Writes into viewers' sockets.", self.frames),
-                    _counter("tailrace_records", "Records consumed.", records),
-                    _counter("tailrace_records_decoded", "Records decoded.", decoded),
-                    _counters(
-                        "tailrace_records_skipped", "Records skipped.", "reason", self.skipped
-                    ),
-                    self.delivery.metric(),
-                    _gauges(
-                        "tailrace_partition_lag_records",
-                        "Records not yet consumed.",
-                        "partition",
-                        {partition: lag.records for partition, lag in lags.items()},
-                    ),
-                    _gauges(
-                        "tailrace_partition_lag_seconds",
-                        "Age of the last record consumed, while any are waiting.",
-                        "partition",
-                        {partition: lag.seconds for partition, lag in lags.items()},
-                    ),
-                    _counters("tailrace_closes", "Connections closed.", "code", self.closes),
-                ]
-            )
-        )
+        registry.register(_Collected([*self._viewers(hub), *self._log(hub, lags)]))
         return generate_latest(registry)
+
+    def _viewers(self, hub: Hub) -> Iterator[Metric]:
+        yield _gauges("tailrace_connections", "Open connections.", "transport", self.connections)
+        yield GaugeMetricFamily("tailrace_channels", "Channels watched.", len(hub))
+        yield GaugeMetricFamily(
+            "tailrace_lagging_sessions", "Subscriptions that are behind.", hub.lagging()
+        )
+        counts = hub.counts
+        yield _counter("tailrace_deliveries", "Events x viewers.", counts.deliveries)
+        yield _counter("tailrace_frames", "Writes into viewers' sockets.", counts.frames)
+        yield _counter("tailrace_overruns", "Viewers skipped: a full socket.", counts.overrun)
+        yield self.delivery.metric()
+        yield _counters("tailrace_resumes", "Viewers with a cursor.", "outcome", self.resumes)
+        yield _counters("tailrace_gaps", "Ranges not deliverable.", "reason", self.gaps)
+        yield _counters("tailrace_closes", "Connections closed.", "code", self.closes)
+
+    def _log(self, hub: Hub, lags: Mapping[int, Lag]) -> Iterator[Metric]:
+        counts, journal = hub.counts, hub.journal
+        yield _counter("tailrace_records", "Records consumed.", counts.records)
+        yield _counter("tailrace_records_decoded", "Records decoded.", counts.decoded)
+        yield _counters("tailrace_records_skipped", "Records skipped.", "reason", self.skipped)
+        yield _counter("tailrace_duplicates", "Retries dropped.", journal.retries)
+        yield _counter("tailrace_events_coalesced", "States replaced by newer.", counts.coalesced)
+        yield GaugeMetricFamily("tailrace_journal_bytes", "Memory of the log.", journal.size)
+        yield _counter("tailrace_replays", "Scans of the log.", self.replays.total())
+        yield _gauges(
+            "tailrace_partition_lag_records",
+            "Records not yet consumed.",
+            "partition",
+            {partition: lag.records for partition, lag in lags.items()},
+        )
+        yield _gauges(
+            "tailrace_partition_lag_seconds",
+            "Age of the last record consumed, while any are waiting.",
+            "partition",
+            {partition: lag.seconds for partition, lag in lags.items()},
+        )
 
 
 class _Collected:

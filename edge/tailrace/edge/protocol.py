@@ -1,29 +1,30 @@
-"""What goes over a connection: parameters in, the bytes of each dialect out. Pure.
-
-A frame is built once and is the same bytes for all viewers of a channel.
-"""
+"""The words of the wire: close codes, type filters, WebSocket frames. Pure."""
 
 import json
 import re
+import zlib
 from collections.abc import Mapping
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
 from tailrace.schemas import ParameterError
 
 __all__ = [
     "PLAIN",
+    "V1",
     "CloseCode",
+    "Gap",
     "Types",
     "close_reason",
+    "deflated_frame",
     "parse_types",
-    "plain_frame",
-    "plain_message",
     "text_frame",
 ]
 
 PLAIN = "tailrace.plain"
 """The subprotocol that names the plain dialect, which is also what no subprotocol means."""
+
+V1 = "tailrace.v1.json"
 
 
 class CloseCode(IntEnum):
@@ -39,6 +40,21 @@ class CloseCode(IntEnum):
     UNKNOWN_SUBPROTOCOL = 4506
 
 
+class Gap(StrEnum):
+    """Why a range of the log cannot be delivered."""
+
+    RETENTION = "retention"
+    """Kafka no longer has it."""
+    RESET = "reset"
+    """It is of another incarnation of the topic."""
+    REPARTITIONED = "repartitioned"
+    """The topic had another partition count."""
+    TOO_FAR = "too_far"
+    """It is past the replay bound."""
+    INVALID = "invalid"
+    """It is not a cursor of this project."""
+
+
 class Types(NamedTuple):
     """Which event types a channel carries. Sorted and without repeats; both empty: all."""
 
@@ -50,6 +66,10 @@ class Types(NamedTuple):
         if not self.exact and not self.prefixes:
             return True
         return event_type in self.exact or event_type.startswith(self.prefixes)
+
+    def __str__(self) -> str:
+        """Return the canonical parameter: sorted, without repeats; empty for all."""
+        return ",".join(sorted((*self.exact, *(f"{prefix}*" for prefix in self.prefixes))))
 
 
 _ITEM = re.compile(r"[a-z0-9_.]+\*?|\*")
@@ -79,24 +99,42 @@ _SMALL = 126
 _MEDIUM = 1 << 16
 
 
+_TEXT = b"\x81"
+_DEFLATED_TEXT = b"\xc1"
+
+
 def text_frame(payload: bytes) -> bytes:
     """Return one unmasked, final text frame (RFC 6455 §5.2)."""
+    return _framed(_TEXT, payload)
+
+
+def deflated_frame(payload: bytes) -> bytes:
+    """Return one text frame, compressed if that makes it smaller (RFC 7692 §7.2.1).
+
+    It refers to no message before it, so that it is the same bytes for every connection whose
+    window is the full 32 KiB, with context takeover or without. No other compressor may write to
+    such a connection.
+    """
+    if len(payload) < _DEFLATE_BYTES:
+        return text_frame(payload)
+    body = _deflater.compress(payload) + _deflater.flush(zlib.Z_FULL_FLUSH)
+    if len(body) >= len(payload):
+        return text_frame(payload)
+    return _framed(_DEFLATED_TEXT, body.removesuffix(b"\x00\x00\xff\xff"))
+
+
+_DEFLATE_BYTES = 512
+_deflater = zlib.compressobj(level=1, wbits=-zlib.MAX_WBITS)
+"""One for all: a full flush forgets what came before, and making one costs more than a message."""
+
+
+def _framed(first: bytes, payload: bytes) -> bytes:
     size = len(payload)
     if size < _SMALL:
-        return bytes((0x81, size)) + payload
+        return first + bytes((size,)) + payload
     if size < _MEDIUM:
-        return b"\x81\x7e" + size.to_bytes(2, "big") + payload
-    return b"\x81\x7f" + size.to_bytes(8, "big") + payload
-
-
-def plain_message(event_json: bytes, cursor: str) -> bytes:
-    """Return the plain dialect's message: the event JSON with `cursor` as its last member."""
-    return event_json[:-1] + b',"cursor":"' + cursor.encode() + b'"}'
-
-
-def plain_frame(event_json: bytes, cursor: str) -> bytes:
-    """Return `plain_message` as a WebSocket frame."""
-    return text_frame(plain_message(event_json, cursor))
+        return first + b"\x7e" + size.to_bytes(2, "big") + payload
+    return first + b"\x7f" + size.to_bytes(8, "big") + payload
 
 
 _MAX_REASON = 123  # RFC 6455 §5.5: a control frame holds 125 bytes, 2 of them the code

@@ -1,8 +1,14 @@
-"""One viewer, as the hub sees it: whether it is open, how to write, how much waits. Pure."""
+"""One connection, as the hub sees it, and what it follows. Pure."""
 
 from collections.abc import Callable
 
-__all__ = ["Allowance", "Session"]
+from tailrace.edge.channel import Channel
+from tailrace.edge.chunk import Chunk
+from tailrace.edge.dialect import Break, Dialect, frame_of, gap_frame
+from tailrace.edge.protocol import CloseCode, close_reason
+from tailrace.schemas import Position, format_cursor
+
+__all__ = ["Allowance", "Session", "Subscription"]
 
 
 class Session:
@@ -16,22 +22,53 @@ class Session:
             abrupt loss; the session then counts as closed.
         buffered: Bytes that wait in the socket's buffer.
         close: Begin to close with this code and reason; returns at once.
+        max_buffered: With more waiting the socket is full.
     """
 
-    __slots__ = ("_close", "buffered", "close_code", "open", "write")
+    __slots__ = (
+        "_close",
+        "_write",
+        "buffered",
+        "close_code",
+        "heard",
+        "max_buffered",
+        "open",
+        "waiting",
+    )
 
     def __init__(
         self,
         write: Callable[[bytes], object],
         buffered: Callable[[], int],
         close: Callable[[int, bytes], None],
+        *,
+        max_buffered: int,
     ) -> None:
         self.open = True
         self.close_code: int | None = None
         """What the node closed it with; None when it did not."""
-        self.write = write
+        self.heard = True
+        """Whether the viewer said anything since the last ping."""
         self.buffered = buffered
+        self.max_buffered = max_buffered
+        self.waiting: dict[Subscription, None] = {}
+        """Who is behind and waits for the socket to drain."""
+        self._write = write
         self._close = close
+
+    def write(self, frame: bytes) -> bool:
+        """Put a frame into the socket; False when the connection is lost."""
+        if not self.open:
+            return False
+        try:
+            self._write(frame)
+        except (RuntimeError, OSError):  # lost abruptly; its handler is about to end
+            self.open = False
+        return self.open
+
+    def full(self) -> bool:
+        """Tell whether the socket takes no more for now."""
+        return self.buffered() > self.max_buffered
 
     def close(self, code: int, reason: bytes = b"") -> None:
         """Write nothing from now on and begin to close; only the first call counts."""
@@ -39,6 +76,80 @@ class Session:
             self.open = False
             self.close_code = code
             self._close(code, reason)
+
+    def end(self) -> None:
+        """Forget who waits: the connection is over."""
+        self.open = False
+        self.waiting.clear()
+
+
+class Subscription:
+    """A connection's place in a channel: live, or a position behind it.
+
+    Args:
+        session: The connection.
+        dialect: How it is served.
+        channel: What it follows.
+        position: Where it begins.
+    """
+
+    __slots__ = (
+        "channel",
+        "dialect",
+        "full",
+        "gap",
+        "left",
+        "limit",
+        "live",
+        "position",
+        "session",
+        "write",
+    )
+
+    def __init__(
+        self, session: Session, dialect: Dialect, channel: Channel, position: Position
+    ) -> None:
+        self.session = session
+        self.dialect = dialect
+        self.channel = channel
+        self.position = position
+        self.live = False
+        self.limit: int | None = None
+        self.left = False
+        """Unsubscribed, while the connection may go on."""
+        self.gap: Break | None = None
+        self.write = session.write
+        self.full = session.full
+
+    @property
+    def open(self) -> bool:
+        """Whether there is still somebody."""
+        return self.session.open and not self.left
+
+    def wait_for_room(self) -> None:
+        """Return to the backlog when the socket has drained."""
+        self.session.waiting[self] = None
+
+    def deliver(self, chunk: Chunk) -> None:
+        """Write a chunk and move up to its end."""
+        if frame := frame_of(chunk, self.dialect.uncompressed):
+            self.session.write(frame)
+        self.position = chunk.cursor
+
+    def tell(self, gap: Break) -> None:
+        """Write a gap and move up to its end."""
+        self.session.write(gap_frame(gap._replace(prev=self.position), self.dialect))
+        self.position = gap.cursor
+
+    def arrive(self) -> None:
+        """Be live from now on."""
+        self.live = True
+        self.channel.live.setdefault(self.dialect, {})[self] = None
+
+    def give_up(self) -> None:
+        """Close a connection that can be served no more: too slow, and past the replay bound."""
+        reason = {"cursor": format_cursor(self.position)}
+        self.session.close(CloseCode.TOO_SLOW, close_reason(reason))
 
 
 class Allowance:
@@ -50,7 +161,7 @@ class Allowance:
 
     __slots__ = ("_burst", "_left", "_rate", "_since")
 
-    def __init__(self, now: float, *, rate: float = 20.0, burst: float = 100.0) -> None:
+    def __init__(self, now: float, *, rate: float = 20.0, burst: float = 300.0) -> None:
         self._since = now
         self._rate = rate
         self._burst = burst

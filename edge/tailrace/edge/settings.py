@@ -12,15 +12,23 @@ __all__ = ["EdgeSettings"]
 class EdgeSettings(BaseSettings):
     """What an edge node can be told; the defaults suit production behind a load balancer."""
 
-    model_config = SettingsConfigDict(env_prefix="TAILRACE_", populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_prefix="TAILRACE_", populate_by_name=True, use_attribute_docstrings=True
+    )
 
     bootstrap_servers: str = Field(
         default="127.0.0.1:9092",
         validation_alias=AliasChoices("KAFKA_BOOTSTRAP_SERVERS", "bootstrap_servers"),
     )
+    """Kafka, comma list of ``host:port``."""
     topic: str = "tailrace.events"
+    """Topic to read."""
     host: str = "127.0.0.1"
+    """Address to listen on."""
     port: int = Field(default=8400, ge=0, le=65535)
+    """Port to listen on; 0 is any."""
+    workers: int = Field(default=1, ge=1, le=256)
+    """Processes that share the port: one per core."""
     insecure: bool = False
     """Serve everything to everyone on an address that is not loopback."""
     allowed_origins: str = ""
@@ -29,13 +37,25 @@ class EdgeSettings(BaseSettings):
     """Viewers per process; one more is refused with 503."""
     max_message_bytes: int = Field(default=65_536, ge=128)
     """Longest message from a client; a longer one closes with 1009."""
-    heartbeat_ms: int = Field(default=25_000, ge=1000)
+    heartbeat_ms: int = Field(default=25_000, ge=100)
+    """Between two pings of a connection, and two cursors of an idle channel."""
+    handshake_seconds: float = Field(default=10.0, gt=0)
+    """Time for a whole request, headers and body, from the moment of the connection."""
     drain_seconds: float = Field(default=10.0, ge=0)
     """Grace after SIGTERM."""
-    session_buffer_bytes: int = Field(default=1 << 20, ge=1 << 16)
-    """What may wait in one viewer's socket before that viewer counts as too slow."""
+    session_buffer_bytes: int = Field(default=1 << 18, ge=1 << 12)
+    """With more waiting in a viewer's socket, that viewer is skipped until it has drained."""
+    journal_max_bytes: int = Field(default=1 << 28, ge=0)
+    """Memory for the newest part of the log, per process."""
+    replay_max_bytes: int = Field(default=1 << 30, ge=0)
+    """How far back one replay may read in its partition."""
     ready_lag_records: int = Field(default=10_000, ge=1)
     """A node whose partition lags by more is not ready."""
+
+    @property
+    def sse_heartbeat_seconds(self) -> float:
+        """How long a stream of server-sent events may be idle: some proxies cut it after 16 s."""
+        return min(self.heartbeat_ms / 1000, 10.0)
 
     @property
     def origins(self) -> frozenset[str]:

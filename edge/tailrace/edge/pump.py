@@ -1,0 +1,149 @@
+"""The pump: the one loop that writes to live viewers, and in turn serves those who are behind."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+from tailrace.edge.backlog import Backlog
+from tailrace.edge.channel import Channel, Viewer
+from tailrace.edge.chunk import Chunk
+from tailrace.edge.dialect import Dialect, frame_of
+from tailrace.edge.hub import Hub
+from tailrace.edge.metrics import DeliveryHistogram
+
+__all__ = ["Pump"]
+
+_YIELD_EVERY = 256
+"""Writes between two turns of the loop: about 2 ms of sends."""
+_TURN_RECORDS = 500
+"""Records that a pass over the journal looks at in one turn: about 1 ms."""
+
+
+class Pump:
+    """Flushes what is due, then gives the backlog a turn, then waits for either.
+
+    What is published while it broadcasts leaves with the next flush, as one frame.
+
+    Args:
+        hub: Whose channels.
+        backlog: Whose viewers.
+        delivery: Told how long each live event took.
+        max_pending: Bytes pending in channels at which `published` waits.
+    """
+
+    def __init__(
+        self, hub: Hub, backlog: Backlog, delivery: DeliveryHistogram, *, max_pending: int
+    ) -> None:
+        self._hub = hub
+        self._backlog = backlog
+        self._delivery = delivery
+        self._max_pending = max_pending
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._writes = 0
+        self._stopped = False
+
+    def wake(self) -> None:
+        """Look again at what is due or behind."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Make `run` return when all that was due is written.
+
+        Do not cancel it where viewers are to be served on: they count as served already with what
+        is being written.
+        """
+        self._stopped = True
+        self._wake.set()
+
+    async def published(self) -> None:
+        """Note that something was published; wait while too much is pending."""
+        self._wake.set()
+        while self._hub.pending > self._max_pending:
+            self._room.clear()
+            await self._room.wait()
+
+    async def run(self, replay: Callable[[Viewer], None]) -> None:
+        """Pump until stopped.
+
+        Args:
+            replay: Takes viewers whom the journal cannot serve.
+        """
+        loop = asyncio.get_running_loop()
+        while not self._stopped:
+            self._wake.clear()
+            await self._flush_due(loop.time())
+            self._room.set()
+            if self._backlog:
+                self._take_turn(replay)
+                await asyncio.sleep(0)
+            else:
+                await self._wait(loop)
+        self._stopped = False
+
+    async def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wait until something is published, falls due or is behind."""
+        deadline = self._hub.next_deadline()
+        if deadline is None:
+            await self._wake.wait()
+            return
+        timer = loop.call_at(deadline, self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            timer.cancel()
+
+    # Functions of their own, so that an idle `run` keeps no channel and no viewer alive.
+
+    async def _flush_due(self, now: float) -> None:
+        for channel in self._hub.due(now):
+            await self._flush(channel)
+
+    def _take_turn(self, replay: Callable[[Viewer], None]) -> None:
+        for viewer in self._backlog.turn(_TURN_RECORDS):
+            replay(viewer)
+
+    async def _flush(self, channel: Channel) -> None:
+        audience = [(dialect, tuple(v)) for dialect, v in channel.live.items() if v]
+        chunks = self._hub.flush(channel)
+        for viewer in channel.parked:
+            self._backlog.add(viewer)
+        channel.parked.clear()
+        for chunk in chunks:
+            await self._broadcast(chunk, audience)
+
+    async def _broadcast(
+        self, chunk: Chunk, audience: Sequence[tuple[Dialect, Sequence[Viewer]]]
+    ) -> None:
+        """Write to every viewer without waiting for any of them.
+
+        Args:
+            chunk: What to write.
+            audience: Who was live when the chunk was made: whoever came later starts after it.
+        """
+        written = 0
+        for dialect, viewers in audience:
+            frame = frame_of(chunk, dialect.for_takers(len(viewers)))
+            for viewer in viewers if frame else ():
+                if viewer.live:
+                    written += self._write(viewer, frame, chunk)
+                self._writes += 1
+                if self._writes % _YIELD_EVERY == 0:
+                    await asyncio.sleep(0)
+        self._count(chunk, written)
+
+    def _write(self, viewer: Viewer, frame: bytes, chunk: Chunk) -> bool:
+        if viewer.full():
+            self._hub.counts.overrun += 1
+            self._hub.fall_behind(viewer, chunk.prev)
+            viewer.wait_for_room()
+            return False
+        return viewer.write(frame)
+
+    def _count(self, chunk: Chunk, written: int) -> None:
+        counts = self._hub.counts
+        counts.frames += written
+        counts.deliveries += written * len(chunk.events)
+        now = time.time()
+        for event in chunk.events:
+            self._delivery.observe(max(0.0, now - event.occurred_at / 1e6), written)
