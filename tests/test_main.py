@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.metadata
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -114,6 +115,32 @@ def test_subcommand_without_its_packages_says_which_extra(
     assert main(["act"]) == 1
     expected = "tailrace: `tailrace act` needs the package not_installed: "
     assert capsys.readouterr().err == f"{expected}pip install 'tailrace[edge]'\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        ("edge", "aiohttp"),
+        ("services", "aiohttp"),
+        ("services", "langgraph"),
+        ("demo", "aiohttp"),
+        ("demo", "langchain_core"),
+    ],
+)
+def test_what_a_subcommand_says_to_install_holds_what_it_misses(name: str, module: str) -> None:
+    code = (
+        f"import sys; sys.modules[{module!r}] = None; "
+        f"from tailrace.cli.main import main; sys.exit(main([{name!r}]))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    named = re.search(r"needs the package (\w+): pip install 'tailrace\[([\w,]+)\]'$", ran.stderr)
+    assert (ran.returncode, named and named[1]) == (1, module)
+    assert named is not None
+    extras = named[2].split(",")
+    requires = importlib.metadata.requires("tailrace") or []
+    package = module.replace("_", "-")
+    owners = [extra for extra in extras for line in requires if package in line and extra in line]
+    assert owners != []
 
 
 def test_module_of_our_own_that_is_missing_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:

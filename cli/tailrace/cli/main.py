@@ -27,7 +27,7 @@ class Command(NamedTuple):
     module: str
     summary: str
     extra: str = ""
-    """The extra with the packages that it needs beside the usual ones."""
+    """The extras with the packages that it needs beside the usual ones, comma-separated."""
 
 
 class CommandModule(Protocol):
@@ -47,11 +47,12 @@ COMMANDS: Final = {
         "tailrace.cli.edge_command", "run an edge node, which serves the viewers", "edge"
     ),
     "services": Command(
-        "tailrace.cli.services_command", "run the three reference services", "edge"
+        "tailrace.cli.services_command", "run the three reference services", "edge,langgraph"
     ),
     "produce": Command("tailrace.cli.produce_command", "send events from NDJSON lines"),
+    "tail": Command("tailrace.cli.tail_command", "follow a stream in the terminal", "client"),
     "demo": Command(
-        "tailrace.cli.demo_command", "run everything on real input, with a page", "edge"
+        "tailrace.cli.demo_command", "run everything on real input, with a page", "edge,langgraph"
     ),
 }
 
