@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-import uuid6
+import uuid_utils
 
 from tailrace.services.documents import chunk
 from tailrace.services.index import SearchIndex
@@ -13,7 +13,7 @@ NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
 def put(index: SearchIndex, project: str, path: str, text: str) -> None:
     """Publish a document as an ingest job does."""
-    job = new_job(str(uuid6.uuid7()), project, NOW, path=path)
+    job = new_job(str(uuid_utils.uuid7()), project, NOW, path=path)
     index.begin(job)
     for number, piece in enumerate(chunk(text)):
         index.add(job.id, number, piece)

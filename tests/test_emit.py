@@ -190,6 +190,26 @@ def test_configure_names_the_setting_that_is_wrong(settings: dict[str, object], 
         configure(**settings)
 
 
+def test_configure_names_the_setting_that_is_nearest() -> None:
+    with pytest.raises(ParameterError, match="did you mean buffer_max_events"):
+        configure(buffer_max_event=10)
+    with pytest.raises(ParameterError, match=r"unknown setting$"):
+        configure(colour="blue")
+
+
+def test_configure_connects_before_the_first_event(
+    log: MemoryLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = MemoryLog()
+    monkeypatch.setattr(emit, "Emitter", lambda given: Emitter(given, connect=later.connect))
+    configure(topic="other")
+    assert later.attempted.wait(10)
+    made = emit.stats()
+    assert made is not None
+    assert made.emitted == 0
+    assert log.started == 0
+
+
 def test_unusable_environment_does_not_fail_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(emit, "_process", emit._Process())
     monkeypatch.setenv("TAILRACE_MAX_EVENT_BYTES", "many")

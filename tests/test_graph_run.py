@@ -106,6 +106,20 @@ def test_text_waits_for_its_time_and_the_last_does_not(
     assert texts == ["", "a", "abc", "abcde"]
 
 
+@pytest.mark.parametrize("kind", ["agent", "workflow"])
+def test_text_of_a_model_that_never_ends_is_complete_at_the_end_of_its_node(
+    events: RecordingEvents, clock: Clock, kind: Kind
+) -> None:
+    run = run_of(events, clock, kind)
+    node = run.start_node("t", ["one"])
+    for text in ("a", "ab", "abc"):
+        run.text(node, lambda text=text: text)  # type: ignore[misc]  # bound here
+    run.end(ValueError())
+    texts = [(s["text"], s["status"]) for s in events.bodies("agent.step.updated") if s["text"]]
+    assert texts[:2] == [("a", "running"), ("abc", "running")]
+    assert texts[2:] == ([("abc", "cancelled")] if kind == "agent" else [])
+
+
 def test_text_after_the_end_of_its_node_is_nobodys(events: RecordingEvents, clock: Clock) -> None:
     run = run_of(events, clock, "agent")
     node = run.start_node("t", ["one"])

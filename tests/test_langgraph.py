@@ -15,11 +15,12 @@ from langgraph.graph import START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command, RetryPolicy, Send, interrupt
 from recording_events import RecordingEvents
-from talking_model import Talking
+from talking_model import Blocks, Talking
 
 from tailrace.producers import langgraph
 from tailrace.producers.emit import StreamingService
 from tailrace.producers.found import find
+from tailrace.producers.graph_spans import Spans
 from tailrace.producers.langgraph import tailrace_handler, tailrace_tracing
 from tailrace.producers.payload import body_of
 
@@ -386,6 +387,47 @@ async def test_streamed_text_is_shown_ten_times_a_second_and_the_last_one_always
     )
 
 
+async def test_text_so_far_is_complete_when_its_model_is_cancelled(
+    events: RecordingEvents,
+) -> None:
+    async def talk(state: State) -> State:  # noqa: ARG001 - LangGraph's name
+        async for chunk in Talking(words=["a", "b", "c"]).astream("hi"):
+            if chunk.text == "b":
+                await asyncio.Event().wait()
+        return {}
+
+    config = watched(events, kind="agent", clock=Clock())
+    task = asyncio.create_task(_ainvoke(graph_of(talk=talk), config))
+    await events.until(lambda e: e.body.get("text") == "a")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    last = events.bodies("agent.step.updated")[-1]
+    assert (last["status"], last["text"]) == ("cancelled", "ab")
+
+
+@ways
+def test_text_in_blocks_is_shown_as_text(events: RecordingEvents, run: Run) -> None:
+    thought: Blocks = [{"type": "reasoning", "reasoning": "hm", "index": 0}]
+    texts: list[Blocks] = [[{"type": "text", "text": word, "index": 1}] for word in ("a", "b")]
+    model = Talking(words=[thought, *texts])
+
+    async def talk(state: State) -> State:  # noqa: ARG001 - LangGraph's name
+        async for _chunk in model.astream("hi"):
+            pass
+        return {}
+
+    def talk_at_once(state: State) -> State:  # noqa: ARG001 - LangGraph's name
+        for _chunk in model.stream("hi"):
+            pass
+        return {}
+
+    node: Any = RunnableLambda(talk_at_once, talk)
+    run(graph_of(talk=node), watched(events, clock=Clock()))
+    assert [step["text"] for step in events.bodies("agent.step.updated")] == ["a", "ab"]
+    assert [m["content"] for m in events.bodies("agent.message.appended")] == ["ab"]
+
+
 def test_short_text_is_complete_in_the_step_before_the_message(events: RecordingEvents) -> None:
     model = Talking(words=["a", "b", "c"])
 
@@ -450,6 +492,33 @@ def test_graph_inside_a_chain_that_is_not_watched_is_a_run(events: RecordingEven
     assert events.types()[-1] == "workflow.run.completed"
 
 
+@ways
+def test_conditional_entry_is_no_node(events: RecordingEvents, run: Run) -> None:
+    graph = StateGraph(State)
+    graph.add_node("one", say("a"))
+    graph.add_conditional_edges(START, lambda _: "one", ["one"])
+    run(graph.compile(), watched(events))
+    assert story(events)[1:-1] == [("workflow.run.updated", "one", "running"), *node_story("one")]
+
+
+def test_tracing_reaches_the_threads_of_parallel_branches(events: RecordingEvents) -> None:
+    meet = threading.Barrier(2, timeout=30)
+
+    def work(state: State) -> State:
+        meet.wait()
+        return {"seen": [state["answer"]]}
+
+    graph = StateGraph(State)
+    graph.add_node("work", work)
+    graph.add_conditional_edges(
+        START, lambda _: [Send("work", {"answer": word}) for word in "ab"], ["work"]
+    )
+    with tailrace_tracing("p", "r", events=events):
+        graph.compile().invoke({"seen": []})
+    assert events.types().count("workflow.node.completed") == 2
+    assert events.types()[-1] == "workflow.run.completed"
+
+
 async def test_tracing_attaches_without_touching_the_config(events: RecordingEvents) -> None:
     graph = graph_of(one=say("a"), two=graph_of(inner=say("b")))
     with tailrace_tracing("p", "r", events=events):
@@ -480,13 +549,13 @@ def test_handler_keeps_nothing_of_what_has_ended(events: RecordingEvents) -> Non
     handler = tailrace_handler("p", events=events)
     for _ in range(3):
         invoke(graph_of(one=say("a"), two=graph_of(inner=say("b"))), {"callbacks": [handler]})
-    assert (handler._roots, handler._spans) == ({}, {})
+    assert (handler._spans.runs, len(handler._spans)) == (0, 0)
 
 
 def test_oldest_of_too_many_open_runs_is_forgotten(
     events: RecordingEvents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(langgraph, "_MAX_RUNS", 2)
+    monkeypatch.setattr(langgraph, "Spans", lambda: Spans(max_runs=2))
     handler = tailrace_handler("p", events=events)
     graph = graph_of(one=say("a"))
     streams = [graph.stream({"seen": []}, {"callbacks": [handler]}) for _ in range(3)]
@@ -495,13 +564,13 @@ def test_oldest_of_too_many_open_runs_is_forgotten(
     assert repr(handler) == "<TailraceHandler p runs=2>"
     assert [len(list(opened)) for opened in streams] == [0, 0, 0]
     assert events.types().count("workflow.run.completed") == 2
-    assert (handler._roots, handler._spans) == ({}, {})
+    assert (handler._spans.runs, len(handler._spans)) == (0, 0)
 
 
 def test_more_open_nodes_than_the_bound_are_not_told(
     events: RecordingEvents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(langgraph, "_MAX_SPANS", 2)
+    monkeypatch.setattr(langgraph, "Spans", lambda: Spans(max_spans=2))
     invoke(graph_of(one=graph_of(inner=say("a"))), watched(events))
     assert [about for _, about, _ in story(events) if about != "-"] == ["one"] * 5
 

@@ -37,7 +37,7 @@ class Parts:
             max_bytes=1 << 30,
             key_of=state_key,
         )
-        self.spool = Spool(folder, "t", max_bytes=max_spool_bytes)
+        self.spool = Spool(folder / "t", max_bytes=max_spool_bytes)
         self.lanes = Lanes(lambda key, count: len(key) % count, max_events=window)
         self.lanes.lay_out(1)
         self.outbox = Outbox(self.buffer, self.lanes, Sequence("src"), self.spool)
@@ -93,16 +93,29 @@ def test_refill_stops_at_the_window_and_works_in_slices() -> None:
     assert parts.outbox.pending() == 300
 
 
-def test_loop_is_woken_once_per_refill() -> None:
+def test_loop_is_woken_only_where_it_sleeps_and_by_the_first_event_only() -> None:
     parts = Parts()
     woken = Counter[str]()
     parts.outbox.wake = lambda: woken.update("w")
+    parts.outbox.put(draft())
+    assert woken["w"] == 0
+    parts.outbox.refill()
+    assert parts.outbox.sleep()
     for number in range(100):
         parts.outbox.put(draft(number))
     assert woken["w"] == 1
-    parts.outbox.refill()
+
+
+def test_loop_does_not_sleep_over_what_came_since_its_last_refill() -> None:
+    parts = Parts()
     parts.outbox.put(draft())
-    assert woken["w"] == 2
+    assert not parts.outbox.sleep()
+    parts.outbox.refill()
+    with parts.outbox._lock:
+        parts.outbox.put(draft())
+        assert not parts.outbox.sleep()
+    parts.outbox.refill()
+    assert parts.outbox.sleep()
 
 
 def test_bad_event_stops_nobody_and_leaves_no_hole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,16 +165,42 @@ def test_watch_ends_when_what_was_put_before_has_left() -> None:
     parts = Parts()
     parts.outbox.put(draft(1))
     parts.outbox.put(draft(2))
-    watch = parts.outbox.watch()
+    done = threading.Event()
+    watch = parts.outbox.watch(done.set)
     parts.outbox.refill()
     parts.outbox.put(draft(3))
     parts.outbox.refill()
     parts.acknowledge(1)
-    assert not watch.done.is_set()
+    assert not done.is_set()
     parts.acknowledge(1)
-    assert watch.done.is_set()
+    assert done.is_set()
     parts.outbox.unwatch(watch)
     assert parts.outbox.pending() == 1
+
+
+def test_watch_begun_while_the_inbox_is_emptied_waits_for_what_came_into_it_meanwhile() -> None:
+    parts = Parts()
+    done = threading.Event()
+
+    class Slow(Buffer):
+        """As when a draft is written to the disk: another thread puts and watches meanwhile."""
+
+        def put(self, put: Draft) -> None:
+            super().put(put)
+            if put.occurred_at == 1:
+                parts.outbox.put(draft(2))
+                parts.outbox.watch(done.set)
+
+    parts.outbox._buffer = Slow(max_events=10, max_bytes=1 << 20)
+    assert parts.outbox.hold(0)
+    parts.outbox.put(draft(1))
+    parts.outbox.let_go()
+    parts.outbox.refill()
+    parts.acknowledge(1)
+    assert not done.is_set()
+    parts.outbox.refill()
+    parts.acknowledge(1)
+    assert done.is_set()
 
 
 def test_finished_needs_both_closing_and_nothing_left() -> None:
@@ -216,10 +255,66 @@ def test_put_inside_of_an_interrupted_put_does_not_deadlock() -> None:
     before = signal.signal(signal.SIGUSR1, interrupt)
     try:
         parts.outbox.put(draft(1))
+        parts.outbox.refill()
     finally:
         signal.signal(signal.SIGUSR1, before)
-    parts.outbox.refill()
     assert [e.occurred_at for e in parts.events()] == [1, 2]
+
+
+def test_full_inbox_makes_callers_wait_instead_of_growing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_INBOX_DRAFTS", 5)
+    monkeypatch.setattr(module, "_INBOX_WAIT_SECONDS", 60)
+    parts = Parts()
+    assert parts.outbox.hold(0)
+    for number in range(5):
+        parts.outbox.put(draft(number))
+    large = draft(5, body=Body("job", b'"%s"' % (b"x" * 20_000)))
+    waiting = [
+        threading.Thread(target=parts.outbox.put, args=(made,)) for made in (large, draft(6))
+    ]
+    for thread in waiting:
+        thread.start()
+    assert (len(parts.buffer), all(thread.is_alive() for thread in waiting)) == (0, True)
+    parts.outbox.let_go()
+    for thread in waiting:
+        thread.join()
+    assert len(parts.buffer) == 7
+
+
+def test_draft_counts_at_every_moment_of_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = Parts()
+    counted: list[int] = []
+
+    def counting(name: str, thing: object) -> None:
+        original = getattr(thing, name)
+
+        def counted_before(*args: object) -> object:
+            counted.append(parts.outbox.pending())
+            result = original(*args)
+            counted.append(parts.outbox.pending())
+            return result
+
+        monkeypatch.setattr(thing, name, counted_before)
+
+    counting("put", parts.buffer)
+    counting("take", parts.buffer)
+    counting("add", parts.lanes)
+    counting("_partition_of", parts.lanes)
+    parts.outbox.put(draft())
+    parts.outbox.refill()
+    parts.lanes.lay_out(3)
+    assert parts.outbox.pending() == 1
+    assert len(counted) == 10
+    assert 0 not in counted
+
+
+def test_event_that_comes_after_the_end_is_counted_as_dropped() -> None:
+    parts = Parts()
+    assert parts.outbox.keep() == 0
+    with capture_logs() as lines:
+        parts.outbox.put(draft())
+    assert (parts.buffer.dropped, parts.outbox.pending()) == (1, 0)
+    assert [line["event"] for line in lines] == ["events_dropping"]
 
 
 def fact(number: int, project: str = "p") -> Draft:
@@ -237,7 +332,8 @@ def test_facts_beyond_the_buffer_pass_through_the_spool_in_order(tmp_path: Path)
     parts.outbox.refill()
     parts.outbox.put(fact(100))
     assert parts.spool.spooled == 86
-    watch = parts.outbox.watch()
+    done = threading.Event()
+    watch = parts.outbox.watch(done.set)
     seen = parts.events()
     while parts.lanes.events:
         parts.acknowledge(parts.lanes.events)
@@ -261,7 +357,8 @@ def test_what_is_kept_at_the_end_is_adopted_in_order(tmp_path: Path) -> None:
     later = Parts(folder=tmp_path, max_spool_bytes=1 << 20)
     later.outbox.adopt()
     later.outbox.put(fact(50))
-    watch = later.outbox.watch()
+    done = threading.Event()
+    watch = later.outbox.watch(done.set)
     later.outbox.refill()
     replayed = later.events()
     assert replayed[:5] == direct
@@ -269,7 +366,7 @@ def test_what_is_kept_at_the_end_is_adopted_in_order(tmp_path: Path) -> None:
     assert [e.seq for e in replayed] == list(range(1, 51))
     later.acknowledge(49)
     later.outbox.refill()
-    assert not watch.done.is_set()
+    assert not done.is_set()
     later.acknowledge(1)
     later.outbox.refill()
     assert [(e.occurred_at, e.seq) for e in later.events()] == [(50, 1)]

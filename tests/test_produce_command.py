@@ -112,6 +112,22 @@ def test_reading_waits_for_kafka(log: MemoryLog, monkeypatch: pytest.MonkeyPatch
     assert max(held) <= 10
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ProducerSettings(buffer_max_events=7),
+        ProducerSettings(buffer_max_bytes=1 << 20, max_event_bytes=500_000),
+    ],
+)
+def test_small_buffer_drops_and_conflates_nothing_of_a_file(
+    log: MemoryLog, settings: ProducerSettings
+) -> None:
+    job = {"id": "j", "status": "RUNNING", "text": "x" * 200_000}
+    line = orjson.dumps({"project": "p", "type": "ingest.job.updated", "job": job})
+    assert produce(io.BytesIO(b"\n".join([line] * 40)), settings) == 40
+    assert [decode(record.value).seq for _, record in log.written] == list(range(1, 41))
+
+
 def test_away_broker_fails_and_keeps_what_was_read(
     log: MemoryLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:

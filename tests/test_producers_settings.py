@@ -59,6 +59,18 @@ def test_misspelt_setting_is_refused_with_the_nearest_name(monkeypatch: pytest.M
         ProducerSettings()
 
 
+def test_misspelt_name_of_kafkas_is_refused_unless_the_right_one_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("KAFKA_BOOTSTRAP_SERVERS", raising=False)
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVER", "a:1")
+    monkeypatch.setenv("KAFKA_HEAP_OPTS", "-Xmx1g")
+    with pytest.raises(ValidationError, match="did you mean KAFKA_BOOTSTRAP_SERVERS"):
+        ProducerSettings()
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "b:1")
+    assert ProducerSettings().bootstrap_servers == "b:1"
+
+
 _OF_OTHER_PARTS = """
     SCHEMA_REGISTRY_URL AUTH__SECRET AUTH__ISSUER ALLOWED_ORIGINS JOURNAL_MAX_BYTES
     REPLAY_MAX_BYTES HEARTBEAT_MS DRAIN_SECONDS HANDSHAKE_SECONDS INGEST_ROOT MAX_CONNECTIONS
@@ -79,6 +91,14 @@ def test_account_is_needed_for_sasl_and_is_no_text_of_the_settings() -> None:
         security_protocol="SASL_SSL", sasl_username="u", sasl_password=SecretStr("hidden")
     )
     assert "hidden" not in repr(made)
+
+
+def test_token_is_needed_for_oauthbearer(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="KAFKA_SASL_TOKEN_FILE"):
+        ProducerSettings(security_protocol="SASL_SSL", sasl_mechanism="OAUTHBEARER")
+    ProducerSettings(
+        security_protocol="SASL_SSL", sasl_mechanism="OAUTHBEARER", sasl_token_file=tmp_path / "t"
+    )
 
 
 def test_user_without_a_home_can_emit_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

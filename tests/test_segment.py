@@ -1,3 +1,5 @@
+import struct
+
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import PROPERTY
@@ -42,6 +44,24 @@ def test_damaged_frame_is_never_read_as_another_record(
     assert {s.record.ticket for s in scan(bytes(content)) if s.record} <= {
         made.ticket for made in written
     }
+
+
+def test_checksum_is_the_castagnoli_one_that_other_programs_compute() -> None:
+    frame = frame_of(record(1))
+    length, crc = struct.unpack_from(">II", frame)
+    assert length == len(frame) - HEAD_BYTES
+    assert crc == bitwise_crc32c(frame[HEAD_BYTES:])
+    assert bitwise_crc32c(bytes(32)) == 0x8A9136AA  # RFC 3720 §B.4
+
+
+def bitwise_crc32c(data: bytes) -> int:
+    """CRC-32C by its definition: reflected polynomial 0x1EDC6F41."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
 
 
 def test_frames_behind_a_damaged_body_are_read() -> None:

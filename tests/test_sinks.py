@@ -1,3 +1,5 @@
+import asyncio
+
 import pytest
 from memory_log import MemoryLog
 
@@ -36,3 +38,25 @@ async def test_durable_emit_waits_for_the_acknowledgement() -> None:
         assert await emitter.aemit("custom", "p", "my.type", {"n": 2}, durable=False)
         assert not await emitter.aemit("custom", "p", "my.type", {"n": 3}, timeout=0)
         log.up.set()
+
+
+def test_durable_emit_that_is_given_up_keeps_no_loop_from_ending() -> None:
+    log = MemoryLog()
+    log.up.clear()
+    emitter = Emitter(ProducerSettings(), connect=log.connect)
+
+    async def give_up() -> None:
+        waiting = [
+            asyncio.create_task(emitter.aemit("custom", "p", "my.type", {"n": n}))
+            for n in range(100)
+        ]
+        await asyncio.to_thread(log.attempted.wait)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+    asyncio.run(give_up())
+    assert not emitter._outbox._watches
+    log.up.set()
+    assert emitter.close(60)
+    assert len(log.written) == 100

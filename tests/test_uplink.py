@@ -43,6 +43,9 @@ class Owner:
             self.lanes.add(self.waiting.pop(0))
         return False
 
+    def sleep(self) -> bool:
+        return True
+
     def settled(self) -> None:
         self.on_settled()
 

@@ -18,6 +18,8 @@ __all__ = ["Line", "add_arguments", "lines_of", "parse_line", "produce", "run"]
 _LINE_MAX_BYTES: Final = 8 << 20
 _WINDOW: Final = 5000
 """Events under way before reading waits for Kafka."""
+_WINDOW_BYTES: Final = 16 << 20
+"""The same bound in bytes of lines."""
 _PATIENCE_S: Final = 30.0
 _PROJECT_MAX_CHARS: Final = 1024
 _OWN_MEMBERS: Final = ("project", "type", "run", "kind", "error")
@@ -63,14 +65,18 @@ def run(arguments: argparse.Namespace) -> int:
 def produce(stream: BinaryIO, settings: ProducerSettings) -> int:
     """Send every good line and return how many there were.
 
-    Memory is flat: at most 5000 events and one line are held.
+    Memory is flat: at most 5000 events, 16 MiB of lines and one line are held, and never so much
+    that the emitter's buffer would let go of anything.
 
     Raises:
         LinesError: There were bad ones, which were told on stderr; all others were sent.
         BrokerUnreachableError: Kafka takes nothing; what was read waits in the spool.
     """
     emitter = Emitter(settings)
-    bad = sent = 0
+    # A buffer that is less than half full neither drops nor conflates.
+    window = min(_WINDOW, max(1, settings.buffer_max_events // 2 - 1))
+    window_bytes = min(_WINDOW_BYTES, settings.buffer_max_bytes // 4)
+    bad = sent = held = held_bytes = 0
     try:
         for number, text in enumerate(lines_of(stream), 1):
             if text is not None and not text.strip():
@@ -81,15 +87,21 @@ def produce(stream: BinaryIO, settings: ProducerSettings) -> int:
                 bad += 1
                 print(f"line {number}: {exc}", file=sys.stderr)
                 continue
-            sent += 1
-            if sent % _WINDOW == 0:
+            sent, held, held_bytes = sent + 1, held + 1, held_bytes + _size(text)
+            if held >= window or held_bytes >= window_bytes:
                 _wait(emitter, settings)
+                held = held_bytes = 0
         _wait(emitter, settings)
     finally:
         emitter.close()
     if bad:
         raise LinesError(bad, sent)
     return sent
+
+
+def _size(text: bytes | None) -> int:
+    """Return what the event of a line may take of the buffer, in bytes."""
+    return 1024 + len(text or b"")
 
 
 def lines_of(stream: BinaryIO) -> Iterator[bytes | None]:
@@ -140,12 +152,11 @@ def _kind(given: object, event_type: str) -> str:
 
 
 def _emit(emitter: Emitter, line: Line) -> None:
-    refused = emitter.stats().refused
     with ExitStack() as stack:
         if line.run is not None:
             stack.enter_context(run_scope(line.run))
-        emitter.emit(line.kind, line.project, line.type, line.body, line.error, spread=True)
-    if emitter.stats().refused != refused:
+        taken = emitter.emit(line.kind, line.project, line.type, line.body, line.error, spread=True)
+    if not taken:
         raise ParameterError("line", "the emitter refused it")
 
 

@@ -17,6 +17,8 @@ class Waiting(NamedTuple):
     ticket: int
     """From 1, dense over everything that was ever put."""
     draft: Draft
+    size: int
+    """`Draft.size`: asked for once."""
 
 
 class StateKey(NamedTuple):
@@ -97,17 +99,19 @@ class Buffer:
     @property
     def pressed(self) -> bool:
         """Whether it is at least half full."""
-        return len(self) * 2 >= self._max_events or self.bytes * 2 >= self._max_bytes
+        held = len(self._facts) + len(self._states)
+        return held * 2 >= self._max_events or self.bytes * 2 >= self._max_bytes
 
     def put(self, draft: Draft) -> None:
         """Append a draft, and let go of what the bound no longer holds."""
         self.accepted += 1
-        if draft.size > self._max_bytes:
+        size = draft.size
+        if size > self._max_bytes:
             self.losses.add(draft.project_id, draft.type)
             return
         key = self._key_of(draft) if self.pressed else None
-        waiting = Waiting(self.accepted, draft)
-        self.bytes += draft.size
+        waiting = Waiting(self.accepted, draft, size)
+        self.bytes += size
         if key is None:
             self._latest.clear()  # It may stand between any two states.
         if draft.is_state:
@@ -116,8 +120,10 @@ class Buffer:
             self._facts.append(waiting)
             if key is not None:
                 self._latest.pop(key.run, None)
-        while len(self) > self._max_events or self.bytes > self._max_bytes:
+        held = len(self._facts) + len(self._states)
+        while held > self._max_events or self.bytes > self._max_bytes:
             self._make_room()
+            held -= 1
 
     def take(self, max_events: int, max_bytes: int) -> list[Waiting]:
         """Remove and return the oldest drafts, in order.
@@ -128,7 +134,7 @@ class Buffer:
         """
         taken: list[Waiting] = []
         while len(taken) < max_events and (oldest := self._oldest()) is not None:
-            max_bytes -= oldest.draft.size
+            max_bytes -= oldest.size
             if max_bytes < 0 and taken:
                 break
             self._remove(oldest)
@@ -176,7 +182,7 @@ class Buffer:
 
     def _remove(self, waiting: Waiting) -> None:
         """Forget a state, or the oldest fact."""
-        self.bytes -= waiting.draft.size
+        self.bytes -= waiting.size
         state = self._states.pop(waiting.ticket, None)
         if state is None:
             self._facts.popleft()

@@ -10,7 +10,7 @@ from tailrace.producers.payload import Body, body_of
 from tailrace.producers.scope import RunScope
 from tailrace.producers.sequence import RunKey
 from tailrace.producers.text import error_text
-from tailrace.schemas import KINDS, Delivery, Event, ParameterError, delivery, is_event_type
+from tailrace.schemas import EVENT_TYPES, KINDS, Delivery, Event, ParameterError, is_event_type
 
 __all__ = ["DROPPED_TYPE", "Draft", "complete", "draft_of", "dropped_draft", "run_of"]
 
@@ -19,6 +19,7 @@ DROPPED_TYPE = "tailrace.events.dropped"
 
 _PROJECT_MAX_CHARS = 1024
 _OVERHEAD_BYTES = 512
+_STATES = frozenset(name for name, known in EVENT_TYPES.items() if known is Delivery.STATE)
 _SPREADING = frozenset({"workflow", "custom"})
 """Functions whose dicts put their own members at the top level."""
 
@@ -44,7 +45,7 @@ class Draft(NamedTuple):
     @property
     def is_state(self) -> bool:
         """Whether a newer event may replace this one."""
-        return delivery(self.type, keyed=False) is Delivery.STATE
+        return self.type in _STATES
 
 
 def draft_of(

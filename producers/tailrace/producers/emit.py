@@ -6,13 +6,14 @@ service that emits ``workflow.node_state.updated`` by `emit_agent_event` speaks 
 
 import threading
 import time
+from difflib import get_close_matches
 from typing import Any
 
 import structlog
 from pydantic import ValidationError
 
+from tailrace.logs import RateLimit
 from tailrace.producers.emitter import Emitter, EmitterStats
-from tailrace.producers.ratelimit import RateLimit
 from tailrace.producers.settings import ProducerSettings
 from tailrace.schemas import ParameterError
 
@@ -152,6 +153,8 @@ def emit_workflow_event(
 def configure(**settings: Any) -> None:
     """Set how this process emits, before its first event; later is possible.
 
+    It connects at once, in the background, so that the first event need not wait for that.
+
     An emitter that exists already sends what it has and is closed first, which may take `exit_ms`.
 
     Args:
@@ -164,8 +167,16 @@ def configure(**settings: Any) -> None:
         made = ProducerSettings(**settings)
     except ValidationError as exc:
         first = exc.errors()[0]
-        raise ParameterError(".".join(map(str, first["loc"])) or "settings", first["msg"]) from exc
-    _process.replace(Emitter(made))
+        name, reason = ".".join(map(str, first["loc"])) or "settings", first["msg"]
+        if first["type"] == "extra_forbidden":
+            nearest = get_close_matches(name, ProducerSettings.model_fields, n=1)
+            reason = (
+                f"unknown setting: did you mean {nearest[0]}?" if nearest else "unknown setting"
+            )
+        raise ParameterError(name, reason) from exc
+    emitter = Emitter(made)
+    _process.replace(emitter)
+    emitter.start()  # Now it adopts what the one before left as well.
 
 
 def flush(timeout: float | None = None) -> bool:

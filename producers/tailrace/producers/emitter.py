@@ -5,10 +5,8 @@ of its own writes it to Kafka.
 """
 
 import asyncio
-import atexit
 import os
 import secrets
-import socket
 import threading
 import time
 import weakref
@@ -20,18 +18,20 @@ from typing import Any, NamedTuple, Self
 
 import structlog
 
+from tailrace.logs import RateLimit
+from tailrace.producers import at_exit
+from tailrace.producers.background import Background
 from tailrace.producers.buffer import Buffer
 from tailrace.producers.draft import draft_of
-from tailrace.producers.driverlog import quiet_driver
 from tailrace.producers.kafka import BATCH_BYTES, Producer, partition_of
 from tailrace.producers.lanes import Lanes
 from tailrace.producers.outbox import Outbox, state_key
-from tailrace.producers.ratelimit import RateLimit
 from tailrace.producers.scope import current_scope
 from tailrace.producers.sequence import Sequence
 from tailrace.producers.settings import ProducerSettings
 from tailrace.producers.sinks import producer_of
 from tailrace.producers.spool import Spool, sync
+from tailrace.producers.spool_folder import left_for_others, queue_folder
 from tailrace.producers.tracing import current_traceparent
 from tailrace.producers.uplink import Uplink
 from tailrace.schemas import ParameterError
@@ -40,7 +40,6 @@ __all__ = ["Emitter", "EmitterStats"]
 
 _LOG_PERIOD = 60.0
 _START_SECONDS = 5.0
-_CANCEL_SECONDS = 3.0
 _FORK_SECONDS = 1.0
 
 _log = structlog.get_logger("tailrace.producers")
@@ -81,11 +80,12 @@ class EmitterStats(NamedTuple):
 class Emitter:
     """Sends events to Kafka, in order per project, without its callers' noticing.
 
-    The background thread starts with the first event. While Kafka cannot be reached events wait in
+    The background thread starts with the first event, or by `start`, so that the first event finds
+    a connection. While Kafka cannot be reached events wait in
     the buffer, which is bounded; see `Buffer` for what is dropped when it is full. After a fork
     the child begins empty, with a source of its own: what the parent had taken, the parent sends.
 
-    Use it as ``async with Emitter(settings) as emitter``, or `close` it.
+    Use it as ``async with Emitter(settings) as emitter``, which starts it, or `close` it.
 
     Args:
         settings: Where to send; from the environment by default.
@@ -113,8 +113,7 @@ class Emitter:
             key_of=state_key,
         )
         self._spool = Spool(
-            settings.spool_dir,
-            settings.topic,
+            queue_folder(settings.spool_dir, settings.topic, settings.bootstrap_servers),
             max_bytes=settings.spool_max_bytes if settings.sink == "kafka" else 0,
         )
         self._lanes = Lanes(partition_of, batch_bytes=BATCH_BYTES)
@@ -127,14 +126,18 @@ class Emitter:
         )
         self._refusals: Counter[str] = Counter()
         self._limit = RateLimit(_LOG_PERIOD)
-        self._thread: threading.Thread | None = None
+        self._background = Background(self._main, on_end=self._outbox.release)
         self._starting = threading.Lock()
         self._unstarted = False
-        self._running = threading.Event()
-        self._ended = threading.Event()
-        self._go_on = threading.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._held = False
+
+    def start(self) -> None:
+        """Connect, and send what dead processes left; returns at once.
+
+        Before a fork it is better left to the children: each of them starts with its first event.
+        """
+        if self._background.thread is None and not self._closed:
+            self._start()
 
     def emit(
         self,
@@ -145,7 +148,7 @@ class Emitter:
         error: object = None,
         *,
         spread: bool | None = None,
-    ) -> None:
+    ) -> bool:
         """Take one event; returns within microseconds and never raises.
 
         The payload is snapshotted now. A call that cannot become an event (a project or a type
@@ -160,10 +163,13 @@ class Emitter:
             error: The error message, or the exception whose message it is.
             spread: Whether a mapping puts its own members at the top level of the event instead of
                 under the type's member; by default those of ``workflow`` and ``custom`` do.
+
+        Returns:
+            Whether it was taken.
         """
         if self._closed:
             self._refuse("emitter", "it is closed")
-            return
+            return False
         try:
             draft = draft_of(
                 kind,
@@ -176,14 +182,17 @@ class Emitter:
                 max_bytes=self._settings.max_event_bytes,
                 spread=spread,
             )
-            if self._thread is None:
+            if self._background.thread is None:
                 self._start()
             traceparent = current_traceparent()
             self._outbox.put(draft._replace(traceparent=traceparent) if traceparent else draft)
         except ParameterError as exc:
             self._refuse(exc.name, exc.reason)
+            return False
         except Exception as exc:  # noqa: BLE001 - emitting must never make its caller fail
             self._refuse("internal", repr(exc))
+            return False
+        return True
 
     async def aemit(
         self,
@@ -212,14 +221,15 @@ class Emitter:
         Returns:
             False when it was refused, when time is up, or when any event was dropped meanwhile.
         """
-        before = self.stats()
-        self.emit(kind, project_id, event_type, payload, error)
-        if self.stats().refused != before.refused:
+        dropped = self.stats().dropped
+        taken = self.emit(kind, project_id, event_type, payload, error)
+        if not (taken and durable):
+            return taken
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._flushed() and self.stats().dropped == dropped
+        except TimeoutError:
             return False
-        if not durable:
-            return True
-        flushed = await asyncio.to_thread(self.flush, timeout)
-        return flushed and self.stats().dropped == before.dropped
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until everything that was emitted before is acknowledged.
@@ -235,11 +245,34 @@ class Emitter:
         """
         if not self._outbox.pending():
             return True
-        if self._thread in {None, threading.current_thread()}:
+        background = self._background
+        if background.thread is None or background.is_current():
             return False
-        watch = self._outbox.watch()
+        done = threading.Event()
+        watch = self._outbox.watch(done.set)
         try:
-            return not self._ended.is_set() and watch.done.wait(timeout) and watch.reached
+            return not background.ended.is_set() and done.wait(timeout) and watch.reached
+        finally:
+            self._outbox.unwatch(watch)
+
+    async def _flushed(self) -> bool:
+        """Be `flush` for one loop, with no thread that waits."""
+        if not self._outbox.pending():
+            return True
+        background, loop = self._background, asyncio.get_running_loop()
+        if background.thread is None or background.is_current():
+            return False
+        done = asyncio.Event()
+
+        def tell() -> None:
+            with suppress(RuntimeError):  # That loop has just been closed.
+                loop.call_soon_threadsafe(done.set)
+
+        watch = self._outbox.watch(tell)
+        try:
+            if not background.ended.is_set():
+                await done.wait()
+            return watch.reached
         finally:
             self._outbox.unwatch(watch)
 
@@ -256,16 +289,15 @@ class Emitter:
         """
         self._closed = True
         self._outbox.closing = True
-        atexit.unregister(self._at_exit)
+        at_exit.unregister(self._at_exit)
         # Whoever gets this lock starts the thread; we take it so that nobody does any more.
         self._unstarted = self._unstarted or self._starting.acquire(blocking=False)
-        if not self._unstarted and self._running.wait(_START_SECONDS):
-            assert self._task is not None
+        background = self._background
+        if not self._unstarted and background.running.wait(_START_SECONDS):
             last_try = timeout is None and self._spool.ready()
-            self._on_loop(lambda: self._uplink.hurry(last_try=last_try))
-            self._ended.wait(self._settings.exit_ms / 1000 if timeout is None else timeout)
-            self._on_loop(self._task.cancel)
-            self._ended.wait(_CANCEL_SECONDS)
+            background.call(lambda: self._uplink.hurry(last_try=last_try))
+            background.ended.wait(self._settings.exit_ms / 1000 if timeout is None else timeout)
+            background.end()
         delivered = not self._outbox.pending()
         self._keep()
         return delivered
@@ -280,6 +312,7 @@ class Emitter:
             _log.warning("events_left_in_spool", bytes=self._spool.bytes, topic=topic)
 
     async def __aenter__(self) -> Self:
+        self.start()
         return self
 
     async def __aexit__(
@@ -322,49 +355,35 @@ class Emitter:
         """Start the background thread; a second caller leaves that to the first."""
         if not self._starting.acquire(blocking=False):
             return
-        self._thread = threading.Thread(target=self._run, name="tailrace-emitter", daemon=True)
         try:
-            self._thread.start()
-            atexit.register(self._at_exit)
+            self._background.start()
+            at_exit.register(self._at_exit)
         except RuntimeError as exc:  # No more threads: events wait, the next one tries again.
-            self._thread = None
             self._starting.release()
             if self._limit.allow("thread", time.monotonic()) is not None:
                 _log.error("emitter_not_started", detail=str(exc))
 
-    def _run(self) -> None:
+    async def _main(self) -> None:
         """Be the background thread."""
-        try:
-            with (
-                quiet_driver(),
-                suppress(asyncio.CancelledError),
-                asyncio.Runner(loop_factory=_Loop) as runner,
-            ):
-                runner.run(self._background())
-        finally:
-            self._ended.set()
-            self._outbox.release()
-
-    async def _background(self) -> None:
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(self._on_loop_error)
-        self._loop, self._task = loop, asyncio.current_task()
-        self._outbox.wake = lambda: self._on_loop(self._uplink.wake)
+        asyncio.get_running_loop().set_exception_handler(self._on_loop_error)
+        self._outbox.wake = lambda: self._background.call(self._uplink.wake)
         if self._settings.sink == "kafka":
-            self._outbox.adopt()
-        self._spool.on_dirty = lambda: self._on_loop(self._sync_later)
+            self._adopt()
+        self._spool.on_dirty = lambda: self._background.call(self._sync_later)
         self._sync_later()  # What was written before anyone listened.
-        self._running.set()
+        self._background.ready()
         await self._uplink.run()
 
-    def _on_loop(self, callback: Callable[[], object]) -> None:
-        with suppress(RuntimeError):  # The loop has just been closed.
-            if self._loop is not None:
-                self._loop.call_soon_threadsafe(callback)
+    def _adopt(self) -> None:
+        """Take over what dead processes left, and name what they left for other servers."""
+        settings = self._settings
+        self._outbox.adopt()
+        queue = queue_folder(settings.spool_dir, settings.topic, settings.bootstrap_servers)
+        for other in left_for_others(queue):
+            _log.warning("spool_of_other_servers", folder=str(other), topic=settings.topic)
 
     def _sync_later(self) -> None:
-        assert self._loop is not None
-        self._loop.call_later(
+        asyncio.get_running_loop().call_later(
             self._settings.spool_sync_ms / 1000, lambda: sync(self._outbox.unsynced())
         )
 
@@ -380,40 +399,25 @@ class Emitter:
     def _hold_still(self) -> None:
         """Park the background thread for a fork, so that the child inherits no lock it holds.
 
-        Waits a second at most: a thread that is resolving a name cannot be parked.
+        Nobody writes to the spool meanwhile: the child knows of every file that is open. Waits a
+        second at most for each.
         """
-        if self._ended.is_set() or self._thread in {None, threading.current_thread()}:
-            return
-        parked, go_on = threading.Event(), threading.Event()
+        self._background.park(_FORK_SECONDS)
+        self._held = self._outbox.hold(_FORK_SECONDS)
 
-        def park() -> None:
-            parked.set()
-            go_on.wait(_FORK_SECONDS)
-
-        if self._running.wait(_FORK_SECONDS):
-            self._on_loop(park)
-            parked.wait(_FORK_SECONDS)
-        self._go_on = go_on
+    def _go_on(self) -> None:
+        self._background.go_on()
+        if self._held:
+            self._outbox.let_go()
 
     def _forget_parent(self) -> None:
         """Begin anew in a forked child."""
-        if self._thread is not None:
+        self._spool.abandon()
+        if self._background.thread is not None:
             # Finalizers would reach into sockets and the epoll set that the parent still uses.
-            self._spool.abandon()
-            _inherited.append((self._thread, self._loop, self._task, self._uplink, self._outbox))
-            atexit.unregister(self._at_exit)
+            _inherited.append((self._background, self._uplink, self._outbox))
+            at_exit.unregister(self._at_exit)
         self._begin()
-
-
-class _Loop(asyncio.SelectorEventLoop):
-    """A loop that resolves names on its own thread.
-
-    The executor that asyncio resolves names with takes no more work once the interpreter is
-    exiting, which is when the last events are sent.
-    """
-
-    async def getaddrinfo(self, *args: Any, **kwargs: Any) -> Any:
-        return socket.getaddrinfo(*args, **kwargs)
 
 
 _emitters: weakref.WeakSet[Emitter] = weakref.WeakSet()
@@ -427,7 +431,7 @@ def _before_fork() -> None:
 
 def _after_fork_in_parent() -> None:
     for emitter in list(_emitters):
-        emitter._go_on.set()  # noqa: SLF001 - the same module
+        emitter._go_on()  # noqa: SLF001 - the same module
 
 
 def _after_fork_in_child() -> None:

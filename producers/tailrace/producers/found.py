@@ -11,13 +11,14 @@ from typing import NamedTuple
 import orjson
 
 from tailrace.producers.payload import NOT_JSON, RUN_ID_NAMES, Body, reduced
-from tailrace.producers.text import ERROR_MAX_CHARS, clean
+from tailrace.producers.text import ERROR_MAX_CHARS, ID_MAX_CHARS, clean
 from tailrace.schemas import body_member
 
 __all__ = ["Found", "find"]
 
 _ENTITY_NAMES = ("id", "node_id", "node", "name")
 _RUN_MEMBERS = frozenset({"job", "run"})
+_NUMBERS = (int, float)
 
 _Members = dict[str, object]
 
@@ -54,10 +55,10 @@ def find(event_type: str, body: Body) -> Found:
     if body.member is not None:
         text = f'{{"{body.member}":{text}}}'
     member = body.member or body_member(event_type)
-    return _columns(_scopes(value, body.member, member), member, text)._replace(reduced=spoilt)
+    return _columns(_scopes(value, body.member, member), member, text, reduced=spoilt)
 
 
-def _columns(scopes: Sequence[_Members], member: str | None, data: str) -> Found:
+def _columns(scopes: Sequence[_Members], member: str | None, data: str, *, reduced: bool) -> Found:
     run_id = _text(scopes, RUN_ID_NAMES)
     if run_id is None and member in _RUN_MEMBERS:
         run_id = _text(scopes, ("id",))
@@ -69,6 +70,7 @@ def _columns(scopes: Sequence[_Members], member: str | None, data: str) -> Found
         progress=_progress(scopes),
         error_message=_text(scopes, ("error_message",), ERROR_MAX_CHARS),
         data=data,
+        reduced=reduced,
     )
 
 
@@ -80,22 +82,25 @@ def _scopes(value: object, own: str | None, member: str | None) -> list[_Members
 
 
 def _text(
-    scopes: Sequence[_Members], names: Sequence[str], max_chars: int | None = None
+    scopes: Sequence[_Members], names: Sequence[str], max_chars: int = ID_MAX_CHARS
 ) -> str | None:
     for scope in scopes:
         for name in names:
             value = scope.get(name)
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                value = str(value)
-            if isinstance(value, str) and value:
-                return clean(value) if max_chars is None else clean(value, max_chars)
+            if value is None:  # Most are: this line is half of what `find` would cost without it.
+                continue
+            if isinstance(value, str):
+                if value:
+                    return clean(value, max_chars)
+            elif isinstance(value, _NUMBERS) and not isinstance(value, bool):
+                return clean(str(value), max_chars)
     return None
 
 
 def _progress(scopes: Sequence[_Members]) -> float | None:
     for scope in scopes:
         value = scope.get("progress")
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, _NUMBERS) and not isinstance(value, bool):
             return float(value) if 0 <= value <= 1 else None
     return None
 

@@ -98,7 +98,7 @@ def _carried(error: BaseException | None) -> object:
 class Node:
     """One execution of a node: what is open between its start and its end."""
 
-    __slots__ = ("attempt", "id", "path", "step", "text", "text_at")
+    __slots__ = ("attempt", "id", "path", "step", "text", "text_at", "unseen")
 
     def __init__(self, node_id: str, path: Sequence[str], step: int | None, attempt: int) -> None:
         self.id = node_id
@@ -108,6 +108,8 @@ class Node:
         self.attempt = attempt
         self.text = ""
         self.text_at = float("-inf")
+        self.unseen: Callable[[], str] | None = None
+        """Returns the text that came too soon after the last one that was shown."""
 
     @property
     def name(self) -> str:
@@ -223,7 +225,8 @@ class GraphRun:
     def text(self, node: Node, text: Callable[[], str], *, last: bool = False) -> None:
         """Show the text that a model has written so far in a node.
 
-        Emitted at most once in `TEXT_SECONDS` for each node, the last one in any case.
+        Emitted at most once in `TEXT_SECONDS` for each node. The last one is emitted in any case:
+        at the latest when the node ends, should its model never come to an end.
 
         Args:
             node: Where the model was called.
@@ -232,7 +235,9 @@ class GraphRun:
         """
         now = self._clock()
         if not last and now - node.text_at < TEXT_SECONDS:
+            node.unseen = text
             return
+        node.unseen = None
         shown = self._values.text("content", text(), TEXT_MAX_CHARS)
         if shown != node.text and self._open.get(node.id) is node:
             node.text, node.text_at = shown, now
@@ -267,6 +272,8 @@ class GraphRun:
         changes: Mapping[str, object] | None = None,
         error: str | None = None,
     ) -> None:
+        if node.unseen is not None:
+            self.text(node, node.unseen, last=True)
         del self._open[node.id]
         if status is Status.COMPLETED:
             self._attempts.pop(node.id, None)

@@ -15,10 +15,12 @@ import asyncio
 from collections.abc import Callable
 from functools import lru_cache, partial
 from itertools import takewhile
+from pathlib import Path
 from typing import Any, Protocol
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.abc import AbstractTokenProvider
+from aiokafka.errors import AuthenticationFailedError, KafkaError
 from aiokafka.helpers import create_ssl_context
 from aiokafka.partitioner import murmur2
 
@@ -192,13 +194,30 @@ def _security(settings: ProducerSettings) -> dict[str, Any]:
             cafile=cafile, certfile=certfile, keyfile=keyfile
         )
     if protocol.startswith("SASL"):
-        assert settings.sasl_password is not None
+        arguments["sasl_mechanism"] = settings.sasl_mechanism
+    if settings.sasl_mechanism == "OAUTHBEARER":
+        assert settings.sasl_token_file is not None, "the settings ask for it"
+        arguments["sasl_oauth_token_provider"] = _TokenFile(settings.sasl_token_file)
+    elif protocol.startswith("SASL"):
+        assert settings.sasl_password is not None, "the settings ask for it"
         arguments |= {
-            "sasl_mechanism": settings.sasl_mechanism,
             "sasl_plain_username": settings.sasl_username,
             "sasl_plain_password": settings.sasl_password.get_secret_value(),
         }
     return arguments
+
+
+class _TokenFile(AbstractTokenProvider):  # type: ignore[misc]  # No types published.
+    """The token that a file holds at the moment."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    async def token(self) -> str:
+        try:
+            return self._path.read_text().strip()
+        except OSError as exc:
+            raise AuthenticationFailedError(f"{self._path}: {exc.strerror}") from exc
 
 
 def _append(batch: Any, record: Outgoing) -> bool:

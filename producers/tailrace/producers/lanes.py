@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 __all__ = ["Lane", "Lanes", "Outgoing"]
 
-_OVERHEAD_BYTES = 64
+_OVERHEAD_BYTES = 384
+"""What headers of usual length and the record's own frame take."""
 
 
 class Outgoing(NamedTuple):
@@ -26,9 +27,8 @@ class Outgoing(NamedTuple):
 
     @property
     def size(self) -> int:
-        """What the record takes of the window and of a batch, in bytes."""
-        headers = sum(len(name) + len(value) for name, value in self.headers)
-        return len(self.key) + len(self.value) + headers + _OVERHEAD_BYTES
+        """What the record takes of the window and of a batch, in bytes, to within some headers."""
+        return len(self.key) + len(self.value) + _OVERHEAD_BYTES
 
 
 class Lane:
@@ -98,9 +98,8 @@ class Lanes:
         held = self.held()
         self._lanes = {partition: Lane(partition) for partition in range(partitions)}
         self.partitions = partitions
-        self.events = self.bytes = 0
         for record in held:
-            self.add(record)
+            self._lane_of(record).queue.append(record)
 
     def room(self) -> tuple[int, int]:
         """Return how many events and bytes may still be added; 0 where there is no room."""
@@ -108,9 +107,9 @@ class Lanes:
 
     def add(self, record: Outgoing) -> None:
         """Append a record to its partition's lane."""
-        self._lanes[self._partition_of(record.key, self.partitions)].queue.append(record)
         self.events += 1
         self.bytes += record.size
+        self._lane_of(record).queue.append(record)
 
     def startable(self) -> Iterable[Lane]:
         """Return the lanes that have something to send and nobody who sends it."""
@@ -152,6 +151,9 @@ class Lanes:
     def held(self) -> list[Outgoing]:
         """Return all records, in the order of their tickets."""
         return sorted(record for lane in self._lanes.values() for record in lane.queue)
+
+    def _lane_of(self, record: Outgoing) -> Lane:
+        return self._lanes[self._partition_of(record.key, self.partitions)]
 
     def _forget(self, lane: Lane) -> None:
         record = lane.queue.popleft()

@@ -10,7 +10,6 @@ LangChain swallows what a handler raises, so this one raises nothing: it logs.
 
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -20,34 +19,28 @@ from uuid import UUID
 import structlog
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import BaseMessage, ToolMessage
-from langchain_core.outputs import ChatGeneration, LLMResult
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, LLMResult
 from langchain_core.tracers.context import register_configure_hook
 from langgraph.callbacks import GraphCallbackHandler, GraphInterruptEvent
+from langgraph.constants import TAG_HIDDEN
 from langgraph.types import Command
 
+from tailrace.logs import RateLimit
 from tailrace.producers.emit import StreamingService
-from tailrace.producers.graph_run import (
-    TEXT_MAX_CHARS,
-    GraphEvents,
-    GraphRun,
-    Kind,
-    Node,
-    path_of,
-)
+from tailrace.producers.graph_run import GraphEvents, GraphRun, Kind, path_of
+from tailrace.producers.graph_spans import Span, Spans
 from tailrace.producers.graph_values import Redact, Values, role_of
 from tailrace.producers.langgraph_stream import tailrace_astream
-from tailrace.producers.ratelimit import RateLimit
 
 __all__ = [
     "HandlerOptions",
     "TailraceHandler",
+    "is_node",
     "tailrace_astream",
     "tailrace_handler",
     "tailrace_tracing",
 ]
 
-_MAX_RUNS = 1000
-_MAX_SPANS = 10_000
 _NODE_TAG = "graph:step:"
 _log = structlog.get_logger("tailrace.producers")
 
@@ -71,29 +64,6 @@ class HandlerOptions(TypedDict, total=False):
     """Where to emit; by default the emitter of this process."""
     clock: Callable[[], float]
     """Seconds, monotonic."""
-
-
-class _Span:
-    """One open callback run of LangChain: a graph, a node, a model, or what lies between."""
-
-    __slots__ = ("node", "owner", "root", "run", "size", "tokens")
-
-    def __init__(self, run: GraphRun, root: UUID, node: Node | None, *, owner: bool) -> None:
-        self.run = run
-        self.root = root
-        self.node = node
-        self.owner = owner
-        """Whether it is the node itself, or without a node the run itself."""
-        self.tokens: list[str] = []
-        self.size = 0
-
-    def add(self, token: str) -> None:
-        if self.size <= TEXT_MAX_CHARS:  # one past the bound shows that there was more
-            self.tokens.append(token)
-            self.size += len(token)
-
-    def text(self) -> str:
-        return "".join(self.tokens)
 
 
 class TailraceHandler(GraphCallbackHandler):
@@ -128,12 +98,11 @@ class TailraceHandler(GraphCallbackHandler):
             max_chars=options.get("max_value_chars", 1000),
         )
         self._lock = threading.RLock()
-        self._roots: OrderedDict[UUID, set[UUID]] = OrderedDict()
-        self._spans: dict[UUID, _Span] = {}
+        self._spans = Spans()
         self._limit = RateLimit(60.0)
 
     def __repr__(self) -> str:
-        return f"<TailraceHandler {self._project_id} runs={len(self._roots)}>"
+        return f"<TailraceHandler {self._project_id} runs={self._spans.runs}>"
 
     @property
     def ignore_retriever(self) -> bool:
@@ -153,12 +122,12 @@ class TailraceHandler(GraphCallbackHandler):
     ) -> None:
         """Begin a run, a node, or something inside of one."""
         with self._watching("on_chain_start"):
-            parent = self._parent(parent_run_id)
+            parent = self._spans.get(parent_run_id)
             known = metadata or {}
             if parent is None:
                 if parent_run_id is None or "langgraph_node" not in known:
                     self._open_run(run_id, inputs, str(kwargs.get("name") or "graph"))
-            elif any(tag.startswith(_NODE_TAG) for tag in tags or ()):
+            elif is_node(tags):
                 self._open_node(run_id, parent, known)
             else:
                 self._inherit(run_id, parent)
@@ -176,7 +145,7 @@ class TailraceHandler(GraphCallbackHandler):
     def on_interrupt(self, event: GraphInterruptEvent) -> None:
         """Note that a run waits: LangGraph goes on to end it as if it were done."""
         with self._watching("on_interrupt"):
-            span = self._spans.get(event.run_id) if event.run_id is not None else None
+            span = self._spans.get(event.run_id)
             if span is not None and span.owner and span.node is None:
                 span.run.interrupted = True
 
@@ -216,12 +185,15 @@ class TailraceHandler(GraphCallbackHandler):
         """Know whose tool this is."""
         self._begin(run_id, parent_run_id)
 
-    def on_llm_new_token(self, token: object, *, run_id: UUID, **_: Any) -> None:
+    def on_llm_new_token(
+        self, token: object, *, run_id: UUID, chunk: object = None, **_: Any
+    ) -> None:
         """Add to the text that the step shows."""
         with self._watching("on_llm_new_token"):
             span = self._spans.get(run_id)
-            if span is not None and isinstance(token, str) and token:
-                span.add(token)
+            text = _text_of(token, chunk)
+            if span is not None and text:
+                span.add(text)
                 if span.node is not None:
                     span.run.text(span.node, span.text)
 
@@ -240,7 +212,7 @@ class TailraceHandler(GraphCallbackHandler):
     def on_tool_end(self, output: object, *, run_id: UUID, **_: Any) -> None:
         """Append what the tool answered as a message."""
         with self._watching("on_tool_end"):
-            span = self._forget(run_id)
+            span = self._spans.close(run_id)
             if span is not None and isinstance(output, ToolMessage):
                 span.run.message(
                     output.id or str(run_id),
@@ -255,7 +227,7 @@ class TailraceHandler(GraphCallbackHandler):
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:  # noqa: ARG002
         """Forget the tool: its node tells the failure."""
         with self._watching("on_tool_error"):
-            self._forget(run_id)
+            self._spans.close(run_id)
 
     @contextmanager
     def _watching(self, where: str) -> Iterator[None]:
@@ -270,9 +242,6 @@ class TailraceHandler(GraphCallbackHandler):
                     )
 
     def _open_run(self, span_id: UUID, inputs: object, name: str) -> None:
-        if len(self._roots) >= _MAX_RUNS:
-            self._forget_run(next(iter(self._roots)))
-            self._complain("graph_run_forgotten")
         run = GraphRun(
             self._run_id or str(span_id),
             self._project_id,
@@ -283,39 +252,39 @@ class TailraceHandler(GraphCallbackHandler):
             own=self._own_runs,
             clock=self._clock,
         )
-        self._roots[span_id] = {span_id}
-        self._spans[span_id] = _Span(run, span_id, None, owner=True)
+        if not self._spans.open_run(span_id, run):
+            self._complain("graph_run_forgotten")
         going_on = inputs is None or isinstance(inputs, Command)
         run.start(resumed=going_on and self._run_id is not None)
 
-    def _open_node(self, span_id: UUID, parent: _Span, metadata: Mapping[str, Any]) -> None:
+    def _open_node(self, span_id: UUID, parent: Span, metadata: Mapping[str, Any]) -> None:
         path, task_id = path_of(str(metadata.get("langgraph_checkpoint_ns") or span_id))
         step = metadata.get("langgraph_step")
         if self._has_room(parent):
             node = parent.run.start_node(task_id, path, step if isinstance(step, int) else None)
-            self._add(span_id, _Span(parent.run, parent.root, node, owner=True))
+            self._spans.open(span_id, parent, node)
 
     def _begin(self, span_id: UUID, parent_id: UUID | None) -> None:
         with self._watching("start"):
-            parent = self._parent(parent_id)
+            parent = self._spans.get(parent_id)
             if parent is not None:
                 self._inherit(span_id, parent)
 
-    def _inherit(self, span_id: UUID, parent: _Span) -> None:
+    def _inherit(self, span_id: UUID, parent: Span) -> None:
         if self._has_room(parent):
-            self._add(span_id, _Span(parent.run, parent.root, parent.node, owner=False))
+            self._spans.open(span_id, parent)
 
     def _close(self, span_id: UUID, outputs: object, error: BaseException | None) -> None:
-        span = self._forget(span_id)
+        span = self._spans.close(span_id)
         if span is None or not span.owner:
             return
         if span.node is not None:
             span.run.end_node(span.node, outputs, error)
         else:
-            self._forget_run(span.root)
+            self._spans.close_run(span.root)
             span.run.end(error)
 
-    def _say(self, span: _Span, span_id: UUID, response: LLMResult) -> None:
+    def _say(self, span: Span, span_id: UUID, response: LLMResult) -> None:
         first = response.generations[0][0]
         message = first.message if isinstance(first, ChatGeneration) else None
         if isinstance(message, BaseMessage):
@@ -326,38 +295,37 @@ class TailraceHandler(GraphCallbackHandler):
             message_id, role, text, members = None, "assistant", first.text, {}
         span.run.message(message_id or str(span_id), role, text, span.node, **members)
 
-    def _end_text(self, span_id: UUID) -> _Span | None:
-        span = self._forget(span_id)
-        if span is not None and span.node is not None and span.tokens:
+    def _end_text(self, span_id: UUID) -> Span | None:
+        span = self._spans.close(span_id)
+        if span is not None and span.node is not None and span.text():
             span.run.text(span.node, span.text, last=True)
         return span
 
-    def _parent(self, span_id: UUID | None) -> _Span | None:
-        return None if span_id is None else self._spans.get(span_id)
-
-    def _has_room(self, parent: _Span) -> bool:
-        if len(self._roots[parent.root]) < _MAX_SPANS:
+    def _has_room(self, parent: Span) -> bool:
+        if self._spans.has_room(parent):
             return True
         self._complain("graph_node_not_told")
         return False
 
-    def _add(self, span_id: UUID, span: _Span) -> None:
-        self._roots[span.root].add(span_id)
-        self._spans[span_id] = span
-
-    def _forget(self, span_id: UUID) -> _Span | None:
-        span = self._spans.pop(span_id, None)
-        if span is not None:
-            self._roots[span.root].discard(span_id)
-        return span
-
-    def _forget_run(self, root: UUID) -> None:
-        for span_id in self._roots.pop(root):
-            self._spans.pop(span_id, None)
-
     def _complain(self, what: str) -> None:
         if self._limit.allow(what, time.monotonic()) is not None:
-            _log.warning(what, project=self._project_id, runs=len(self._roots))
+            _log.warning(what, project=self._project_id, runs=self._spans.runs)
+
+
+def is_node(tags: Sequence[str] | None) -> bool:
+    """Tell by its tags whether a callback run is a node itself, not something inside of one.
+
+    A conditional entry point makes a node that LangGraph hides; it is none here either.
+    """
+    known = tags or ()
+    return TAG_HIDDEN not in known and any(tag.startswith(_NODE_TAG) for tag in known)
+
+
+def _text_of(token: object, chunk: object) -> str:
+    """Return the text of a token; some models give a list of blocks, text and others."""
+    if isinstance(token, str):
+        return token
+    return str(chunk.message.text) if isinstance(chunk, ChatGenerationChunk) else ""
 
 
 def tailrace_handler(

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, NamedTuple, Protocol
 
-import uuid6
+import uuid_utils
 from langchain_core.runnables import RunnableConfig
 
 from tailrace.producers.emit import StreamingService
@@ -76,7 +76,7 @@ async def tailrace_astream(
         events: Where to emit; by default the emitter of this process.
     """
     run = GraphRun(
-        run_id or str(uuid6.uuid7()),
+        run_id or str(uuid_utils.uuid7()),
         project_id,
         name,
         kind=kind,

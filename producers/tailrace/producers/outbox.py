@@ -4,16 +4,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
-import uuid6
+import uuid_utils
 
+from tailrace.logs import RateLimit
 from tailrace.producers.buffer import Buffer, StateKey, Waiting
 from tailrace.producers.draft import Draft, complete, dropped_draft, run_of
 from tailrace.producers.found import Found, find
 from tailrace.producers.lanes import Lanes, Outgoing
 from tailrace.producers.payload import TOO_LARGE, reduced_json
-from tailrace.producers.ratelimit import RateLimit
 from tailrace.producers.sequence import RunKey, Sequence
 from tailrace.producers.spool import Spool
 from tailrace.schemas import Event, coalesce_key, decode, encode, headers_of
@@ -23,17 +24,24 @@ __all__ = ["Outbox", "Watch", "state_key"]
 _SLICE = 500
 """Events encoded before the loop gets a turn: some 10 ms."""
 _LOG_PERIOD = 60.0
+_INBOX_DRAFTS = 1000
+_INBOX_DRAFT_BYTES = 16 << 10
+_INBOX_WAIT_SECONDS = 0.25
 
 _log = structlog.get_logger("tailrace.producers")
 
 
 class Watch:
-    """One caller of `flush`, waiting until everything up to a ticket has left."""
+    """Someone who waits until everything up to a ticket has left.
+
+    Args:
+        done: Called once, on the background thread, when it has, or when that thread ends.
+    """
 
     __slots__ = ("done", "reached", "target")
 
-    def __init__(self) -> None:
-        self.done = threading.Event()
+    def __init__(self, done: Callable[[], object]) -> None:
+        self.done = done
         self.reached = False
         """Whether it has left; not so when the background thread has ended instead."""
         self.target: int | None = None
@@ -43,9 +51,14 @@ class Watch:
 class Outbox:
     """Takes drafts from any thread and hands them on as records, in the order they were put.
 
-    `put` never waits for a lock: it leaves its draft in an inbox, and whoever holds the lock at
-    that moment moves it on. So it may be called from a signal handler or a finalizer that
-    interrupts another `put`.
+    `put` leaves its draft in an inbox, and whoever holds the lock at that moment moves it on. So it
+    may be called from a signal handler or a finalizer that interrupts another `put`. The inbox is
+    bounded: past 1000 drafts, and with a draft of more than 16 KiB, `put` waits for the lock, which
+    is held while a fact is written to the spool or a slice is encoded; a quarter of a second at
+    most.
+
+    The loop looks into the inbox every now and then while there is traffic, so that most calls cost
+    no system call; `put` wakes it where it has said by `sleep` that it will not look.
 
     Order: what is in the lanes is older than what is in the spool, and that is older than what is
     in the buffer. So while the spool holds anything that Kafka does not have, the lanes are filled
@@ -69,12 +82,15 @@ class Outbox:
         self._lock = threading.Lock()
         self._moving = 0
         self._watches: dict[Watch, None] = {}
-        self._awake = False
+        self._asleep = False
+        self._seen = 0
+        """Drafts that the last refill has seen."""
         self._limit = RateLimit(_LOG_PERIOD)
         self.wake: Callable[[], None] = _nobody
         """Called from any thread when there is something to send and the loop may not know."""
         self.closing = False
         """Whether nothing more will be put."""
+        self._kept = False
         self.reduced = 0
         self.lost_members = 0
         self.broken = 0
@@ -82,26 +98,35 @@ class Outbox:
 
     def put(self, draft: Draft) -> None:
         """Take a draft."""
-        self._inbox.append(draft)
-        self._absorb()
-        # Waking the loop costs a system call; it is due once per refill only.
-        if not self._awake:
-            self._awake = True
+        inbox = self._inbox
+        inbox.append(draft)
+        full = len(inbox) > _INBOX_DRAFTS or len(draft.body.json) > _INBOX_DRAFT_BYTES
+        self._absorb(_INBOX_WAIT_SECONDS if full else 0)
+        if self._asleep:
+            self._asleep = False
             self.wake()
+
+    def sleep(self) -> bool:
+        """Have the next `put` wake the loop; False: something was put since the last refill."""
+        self._asleep = True
+        # In this order: a `put` from here on sees the flag, and one before is seen below.
+        if self._inbox or self._buffer.accepted != self._seen:
+            self._asleep = False
+        return self._asleep
 
     def pending(self) -> int:
         """Return how many drafts and records are neither acknowledged nor given up.
 
-        What is being replayed from the spool is in there and in the lanes: it counts twice.
+        Asked for by any thread at any moment: whatever moves is counted in its new place before it
+        leaves the old one. What is being replayed from the spool counts twice all the while.
         """
         waiting = len(self._inbox) + len(self._buffer) + self._moving
         return waiting + self._lanes.events + self._spool.events
 
-    def watch(self) -> Watch:
+    def watch(self, done: Callable[[], object]) -> Watch:
         """Return a watch on everything that was put before; `unwatch` it in the end."""
-        watch = Watch()
+        watch = Watch(done)
         self._watches[watch] = None
-        self._awake = True
         self.wake()
         return watch
 
@@ -113,11 +138,13 @@ class Outbox:
 
     def refill(self) -> bool:
         """Move what waits into the lanes, one slice of it; True: more waits and fits."""
-        self._awake = False
         with self._lock:
+            # Before the inbox is emptied: what is put meanwhile stays in it for the next time.
+            begun = [watch for watch in list(self._watches) if watch.target is None]
             self._empty_inbox()
-            for watch in list(self._watches):
-                watch.target = self._buffer.accepted if watch.target is None else watch.target
+            self._seen = self._buffer.accepted
+            for watch in begun:
+                watch.target = self._buffer.accepted
             moved = self._replay() if self._spool else self._encode()
         self.settled()
         return moved == _SLICE and all(self._lanes.room())
@@ -126,7 +153,8 @@ class Outbox:
         while self._buffer.losses.untold() and not self._buffer.pressed:
             self._tell_losses()
         room, room_bytes = self._lanes.room()
-        taken = self._buffer.take(min(room, _SLICE), room_bytes) if room_bytes else []
+        self._moving = min(room, _SLICE)
+        taken = self._buffer.take(self._moving, room_bytes) if room_bytes else []
         self._moving = len(taken)
         for waiting in taken:
             record = self._record(waiting)
@@ -165,7 +193,8 @@ class Outbox:
         for watch in list(self._watches):
             if watch.target is not None and (oldest is None or watch.target < oldest):
                 watch.reached = True
-                watch.done.set()
+                self.unwatch(watch)
+                watch.done()
 
     # What is kept on disk.
 
@@ -187,6 +216,14 @@ class Outbox:
             self._sequence.take_back(run)
         return kept
 
+    def hold(self, timeout: float) -> bool:
+        """Keep every thread from buffer and spool, for a fork; `let_go` where it is True."""
+        return self._lock.acquire(timeout=timeout)
+
+    def let_go(self) -> None:
+        """Undo a `hold`."""
+        self._lock.release()
+
     def unsynced(self) -> list[int]:
         """Return the spool's files that are to be synced."""
         with self._lock:
@@ -206,16 +243,23 @@ class Outbox:
             direct = [r for r in self._lanes.held() if r.ticket > 0]
             direct = [r for r in direct if first is None or r.ticket < first]
             left = len(direct) - self._spool.put_first(direct)
-            for waiting in self._buffer.take(len(self._buffer), 1 << 62):
+            rest = self._buffer.take(len(self._buffer), 1 << 62)
+            while self._buffer.losses.untold():
+                self._tell_losses()
+                rest += self._buffer.take(1, 1 << 62)
+            for waiting in rest:
                 record = self._record(waiting)
                 left += record is not None and not self._spool.append(record)
             self._spool.close()
+            self._kept = True
+        self._absorb()
         return left
 
     def release(self) -> None:
         """End all watches: nothing will be sent any more."""
         for watch in list(self._watches):
-            watch.done.set()
+            self.unwatch(watch)
+            watch.done()
 
     def finished(self) -> bool:
         """Tell whether nothing is left to send, nor ever will be."""
@@ -228,17 +272,32 @@ class Outbox:
         value = encode(event)
         return record._replace(value=value) if len(value) < len(record.value) else None
 
-    def _absorb(self) -> None:
-        """Move the inbox into the buffer, unless someone else is just doing it."""
-        while self._inbox and self._lock.acquire(blocking=False):
+    def _absorb(self, wait: float = 0) -> None:
+        """Move the inbox into the buffer, unless someone else holds the lock for `wait` seconds.
+
+        What comes in between is moved by the next `put` or refill: nobody serves the others for
+        ever.
+        """
+        if self._inbox and self._lock.acquire(timeout=wait):
             try:
                 self._empty_inbox()
             finally:
                 self._lock.release()
 
     def _empty_inbox(self) -> None:
-        while self._inbox:
-            self._buffer.put(self._inbox.popleft())
+        """Move what is in the inbox by now; after `keep` it is too late for that."""
+        inbox, buffer = self._inbox, self._buffer
+        for _ in range(len(inbox)):
+            draft, lost = inbox[0], buffer.dropped
+            try:
+                if self._kept:
+                    buffer.losses.add(draft.project_id, draft.type)
+                else:
+                    buffer.put(draft)
+            finally:
+                inbox.popleft()
+            if buffer.dropped != lost:
+                self._warn("events_dropping", draft.type, buffered=len(buffer))
 
     def _record(self, waiting: Waiting) -> Outgoing | None:
         return self._record_and_run(waiting)[0]
@@ -260,7 +319,9 @@ class Outbox:
         draft = waiting.draft
         source, seq = self._sequence.next(run)
         try:
-            event = complete(draft, found, run, event_id=str(uuid6.uuid7()), source=source, seq=seq)
+            event = complete(
+                draft, found, run, event_id=str(uuid_utils.uuid7()), source=source, seq=seq
+            )
             return _outgoing(waiting.ticket, event, draft.traceparent)
         except BaseException:
             self._sequence.take_back(run)
@@ -274,10 +335,12 @@ class Outbox:
             self.lost_members += 1
             self._warn("reserved_members_lost", draft.type)
 
-    def _warn(self, event: str, event_type: str, **fields: str) -> None:
-        held = self._limit.allow((event, event_type), time.monotonic())
-        if held is not None:
-            _log.warning(event, type=event_type, more=held, **fields)
+    def _warn(self, event: str, event_type: str, **fields: object) -> None:
+        # Logging runs the host's own handlers and streams, which may fail as well.
+        with suppress(Exception):
+            held = self._limit.allow((event, event_type), time.monotonic())
+            if held is not None:
+                _log.warning(event, type=event_type, more=held, **fields)
 
 
 def state_key(draft: Draft) -> StateKey:

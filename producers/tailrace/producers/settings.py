@@ -35,6 +35,12 @@ def default_source(program: str, host: str) -> str:
     return f"{name or 'python'}@{host}"
 
 
+def _kafkas_own(settings: BaseSettings) -> list[str]:
+    """Return the variables that are named as Kafka's other clients name them."""
+    aliases = [field.validation_alias for field in type(settings).model_fields.values()]
+    return [str(a.choices[0]) for a in aliases if isinstance(a, AliasChoices)]
+
+
 class ProducerSettings(BaseSettings):
     """What an emitter can be told; the defaults suit a service in production."""
 
@@ -61,20 +67,22 @@ class ProducerSettings(BaseSettings):
     """The same bound in bytes of bodies."""
     spool_dir: Path = Field(default_factory=lambda: state_folder() / "spool")
     """Where events wait that memory cannot hold, or that are left when the process ends. Shared by
-    any number of processes."""
+    any number of processes; each topic and each list of bootstrap servers has a queue of its own in
+    there, so that what waits for one cluster never goes to another."""
     spool_max_bytes: int = Field(default=1 << 30, ge=0)
     """What each process may keep there; 0 keeps nothing, and what is left at the end is lost."""
     spool_sync_ms: int = Field(default=1000, ge=1)
     """How long a write to the spool may wait for the disk: what a power failure may take. The death
     of the process takes nothing."""
     linger_ms: float = Field(default=5.0, ge=0, le=1000)
-    """How long events gather under load; one after silence never waits."""
+    """How long events gather under load, a quarter of it where there is little; one after silence
+    never waits."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         default="PLAINTEXT",
         validation_alias=AliasChoices("KAFKA_SECURITY_PROTOCOL", "security_protocol"),
     )
     """The last three need what follows; TLS trusts the system's authorities by default."""
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = Field(
         default="PLAIN", validation_alias=AliasChoices("KAFKA_SASL_MECHANISM", "sasl_mechanism")
     )
     sasl_username: str | None = Field(
@@ -83,6 +91,11 @@ class ProducerSettings(BaseSettings):
     sasl_password: SecretStr | None = Field(
         default=None, validation_alias=AliasChoices("KAFKA_SASL_PASSWORD", "sasl_password")
     )
+    sasl_token_file: Path | None = Field(
+        default=None, validation_alias=AliasChoices("KAFKA_SASL_TOKEN_FILE", "sasl_token_file")
+    )
+    """File with the access token for OAUTHBEARER, as a platform mounts it and keeps it fresh: it is
+    read anew for each connection."""
     ssl_cafile: Path | None = Field(
         default=None, validation_alias=AliasChoices("KAFKA_SSL_CAFILE", "ssl_cafile")
     )
@@ -101,21 +114,28 @@ class ProducerSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _names_are_known(self) -> Self:
-        """Refuse what is nearly a setting of ours; other parts of Tailrace have further ones."""
-        known = [f"TAILRACE_{name.upper()}" for name in type(self).model_fields]
+        """Refuse what is nearly a setting of ours; other parts of Tailrace have further ones.
+
+        A name of Kafka's that is nearly one of ours is another program's where ours is set too.
+        """
+        known = [f"TAILRACE_{name.upper()}" for name in type(self).model_fields] + _kafkas_own(self)
         for name in os.environ:
-            if name.startswith("TAILRACE_") and name not in known:
+            if name.startswith(("TAILRACE_", "KAFKA_")) and name not in known:
                 nearest = get_close_matches(name, known, n=1, cutoff=0.9)
-                if nearest:
+                if nearest and (name.startswith("TAILRACE_") or nearest[0] not in os.environ):
                     message = f"unknown setting {name}: did you mean {nearest[0]}?"
                     raise ValueError(message)
         return self
 
     @model_validator(mode="after")
     def _sasl_has_an_account(self) -> Self:
-        if self.security_protocol.startswith("SASL") and not (
-            self.sasl_username and self.sasl_password
-        ):
+        if not self.security_protocol.startswith("SASL"):
+            return self
+        if self.sasl_mechanism == "OAUTHBEARER":
+            if self.sasl_token_file is None:
+                message = "KAFKA_SASL_MECHANISM asks for a token: set KAFKA_SASL_TOKEN_FILE"
+                raise ValueError(message)
+        elif not (self.sasl_username and self.sasl_password):
             message = "KAFKA_SECURITY_PROTOCOL asks for an account: set KAFKA_SASL_USERNAME and"
             raise ValueError(f"{message} KAFKA_SASL_PASSWORD")
         return self

@@ -1,6 +1,6 @@
 """What memory could not hold and Kafka does not have yet: a queue of records on disk.
 
-Each process writes segments of its own, in ``<folder>/<topic>/<begun>-<pid>-<token>/``, and holds a
+Each process writes segments of its own, in a folder of its queue (see `spool_folder`), and holds a
 lock (``flock``) in there for as long as it lives. A folder whose lock is free belongs to a dead
 process: whoever gets the lock adopts its segments and sends them. A segment is removed once Kafka
 has all of its records; a process that dies before that leaves it to be sent again, with the same
@@ -17,18 +17,16 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
-from urllib.parse import quote
 
 import structlog
 
+from tailrace.logs import RateLimit
 from tailrace.producers.lanes import Outgoing
-from tailrace.producers.ratelimit import RateLimit
 from tailrace.producers.segment import frame_of, scan
+from tailrace.producers.spool_folder import LOCK, SEGMENT_SUFFIX, claim
 
 __all__ = ["Spool", "sync"]
 
-_LOCK = "lock"
-_SUFFIX = ".segment"
 _RETRY_SECONDS = 1.0
 _LOG_PERIOD = 60.0
 _OPEN_FILES = 16
@@ -57,17 +55,15 @@ class Spool:
     No method raises for what the disk does. Not thread-safe: the owner locks.
 
     Args:
-        folder: Shared by any number of processes; made when it is needed.
-        topic: Where the records are to go; each topic has a queue of its own.
+        queue: Folder of all records that go the same way, shared by any number of processes; made
+            when it is needed.
         max_bytes: Kept on disk at most by this process, adopted segments included. Beyond it
             nothing more is taken. 0 takes nothing at all.
         segment_bytes: Size of a segment: what is read, and removed, at once.
     """
 
-    def __init__(
-        self, folder: Path, topic: str, *, max_bytes: int, segment_bytes: int = 1 << 20
-    ) -> None:
-        self._parent = folder / quote(topic, safe="")
+    def __init__(self, queue: Path, *, max_bytes: int, segment_bytes: int = 1 << 20) -> None:
+        self._parent = queue
         self._max_bytes = max_bytes
         self._segment_bytes = segment_bytes
         self._own: Path | None = None
@@ -121,15 +117,12 @@ class Spool:
     def _adopted(self, folder: Path) -> list[_Segment]:
         if folder == self._own or folder.name.startswith("."):
             return []
-        lock = os.open(folder / _LOCK, os.O_RDWR)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(lock)
+        lock = claim(folder)
+        if lock is None:
             return []
         self._locks.append((folder, lock))
         found = []
-        for path in sorted(folder.glob(f"*{_SUFFIX}")):
+        for path in sorted(folder.glob(f"*{SEGMENT_SUFFIX}")):
             segment = _Segment(path, adopted=True)
             segment.bytes = path.stat().st_size
             found.append(segment)
@@ -175,7 +168,7 @@ class Spool:
                     self._complain("spool_full", max_bytes=self._max_bytes)
                     break
                 if segment is None:
-                    segment = _Segment(self._folder() / f"{0:08}{_SUFFIX}", adopted=False)
+                    segment = _Segment(self._folder() / f"{0:08}{SEGMENT_SUFFIX}", adopted=False)
                     file = _create(segment.path)
                     self._unsynced.append(file)
                     self._unread.appendleft(segment)
@@ -196,7 +189,7 @@ class Spool:
         if self._file is not None and self._unread[-1].bytes >= self._segment_bytes:
             self._seal()
         if self._file is None:
-            path = self._folder() / f"{self._number + 1:08}{_SUFFIX}"
+            path = self._folder() / f"{self._number + 1:08}{SEGMENT_SUFFIX}"
             self._file = _create(path)
             self._number += 1
             self._unread.append(_Segment(path, adopted=False))
@@ -220,7 +213,7 @@ class Spool:
             making = self._parent / f".{name}"
             making.mkdir(parents=True, mode=0o700)
             try:
-                lock = _create(making / _LOCK)
+                lock = _create(making / LOCK)
             except OSError:
                 making.rmdir()
                 raise
@@ -230,9 +223,11 @@ class Spool:
         return self._own
 
     def _complain(self, event: str, **fields: object) -> None:
-        held = self._limit.allow(event, time.monotonic())
-        if held is not None:
-            _log.error(event, more=held, **fields)
+        # Logging runs the host's own handlers and streams, which may fail as well.
+        with suppress(Exception):
+            held = self._limit.allow(event, time.monotonic())
+            if held is not None:
+                _log.error(event, more=held, **fields)
 
     # Reading.
 
@@ -279,11 +274,13 @@ class Spool:
                 self._seal()
                 if not self._unread:
                     return False
-            segment = self._unread.popleft()
+            # It is in one of the two rows at any moment: `events` is asked for by other threads.
+            segment = self._unread[0]
             if self._scan(segment):
                 self._read.append(segment)
             else:
                 self.bytes -= segment.bytes  # It stays on disk for the next process.
+            self._unread.popleft()
         return bool(self._loaded)
 
     def _scan(self, segment: _Segment) -> bool:
@@ -350,7 +347,7 @@ class Spool:
         """Give up our locks, and remove the folders that are empty."""
         for folder, lock in [held for held in self._locks if held[0] != keep]:
             with suppress(OSError):
-                if not any(folder.glob(f"*{_SUFFIX}")):
+                if not any(folder.glob(f"*{SEGMENT_SUFFIX}")):
                     shutil.rmtree(folder)
             os.close(lock)
         self._locks = [held for held in self._locks if held[0] == keep]

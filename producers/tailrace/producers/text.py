@@ -10,7 +10,7 @@ ERROR_MAX_CHARS = 10_000
 
 def clean(text: str, max_chars: int = ID_MAX_CHARS) -> str:
     """Return `text` cut to `max_chars`, each lone surrogate replaced by ``?``."""
-    cut = text[:max_chars]
+    cut = text if len(text) <= max_chars else text[:max_chars]
     if cut.isascii():
         return cut
     return cut.encode("utf-8", "replace").decode()
