@@ -1,18 +1,20 @@
-"""A chat model that says given words one by one."""
+"""A chat model that says given words, or lists of blocks, one by one."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any, TypeAlias
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
+Blocks: TypeAlias = list[str | dict[str, Any]]
+
 
 class Talking(BaseChatModel):
     """Before each word it calls `before`."""
 
-    words: list[str]
+    words: Sequence[str | Blocks]
     before: Callable[[], object] = bool
 
     @property
@@ -26,7 +28,7 @@ class Talking(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002
         **_: Any,
     ) -> ChatResult:
-        message = AIMessage(content="".join(self.words))
+        message = AIMessage(content="".join(word for word in self.words if isinstance(word, str)))
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     def _stream(

@@ -17,6 +17,7 @@ from tailrace.schemas import ParameterError
 from tailrace.services.agent import AgentJob, AgentService, agent_graph, chat_model
 from tailrace.services.errors import QueueFullError
 from tailrace.services.index import SearchIndex
+from tailrace.services.lifecycle import Capacity
 from tailrace.services.offline_model import OfflineModel
 from tailrace.services.runs import Status
 from tailrace.services.store import RunStore
@@ -69,7 +70,7 @@ def store(tmp_path: Path) -> Iterator[RunStore[AgentJob]]:
 def start(tmp_path: Path, store: RunStore[AgentJob], events: RecordingEvents) -> Start:
     @asynccontextmanager
     async def started(
-        model: BaseChatModel | None = None, **options: int
+        model: BaseChatModel | None = None, max_runs: int = 10, max_steps: int = 25
     ) -> AsyncIterator[AgentService]:
         with SearchIndex(tmp_path / "index.db", max_bytes=1 << 22) as index:
             put(index, "p", "a.md", "# River\nThe river feeds the dam.")
@@ -78,7 +79,8 @@ def start(tmp_path: Path, store: RunStore[AgentJob], events: RecordingEvents) ->
                 index=index,
                 model=model or OfflineModel(),
                 events=events,
-                **options,  # type: ignore[arg-type]  # numbers only
+                capacity=Capacity(max_runs=max_runs),
+                max_steps=max_steps,
             ) as service:
                 yield service
 

@@ -4,40 +4,30 @@ import asyncio
 import os
 import re
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, async_playwright, expect
+from playwright.async_api import Browser, Page, expect
 
-CHROMIUM_FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-@pytest.fixture
-async def browser(chromium_path: Path) -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=chromium_path, args=CHROMIUM_FLAGS
-        )
-        yield browser
-        await browser.close()
+CHAPTERS = {
+    "dams.md": "A dam holds the river back and lets it through when the town needs power.",
+    "gates.md": "Two gates close the channel, so that a turbine can be opened and mended.",
+    "rivers.md": "The river brings snow water in spring and little more than a trickle in autumn.",
+    "tailrace.md": "The tailrace leads the water away from the turbine and back into the river.",
+    "turbines.md": "A turbine turns the falling water into power; a worn blade costs a tenth.",
+    "weirs.md": "The weir keeps the water level steady and gives the fish a ladder to climb.",
+}
 
 
 @pytest.fixture
 def documents(tmp_path: Path) -> Path:
     folder = tmp_path / "documents"
     folder.mkdir()
-    for number in range(6):
-        paragraphs = (f"## Part {part}\n\n{'tail race water ' * 60}\n" for part in range(20))
-        (folder / f"chapter-{number}.md").write_text("\n".join(paragraphs))
+    texts = list(CHAPTERS.values())
+    for number, name in enumerate(CHAPTERS):
+        prose = "\n".join((texts[number:] + texts[:number]) * 2)
+        paragraphs = (f"## Part {part}\n\n{prose}\n" for part in range(6 + 3 * number))
+        (folder / name).write_text("\n".join(paragraphs))
     return folder
 
 
@@ -60,24 +50,40 @@ async def address(process: asyncio.subprocess.Process) -> str:
     raise AssertionError("the demo ended without an address")
 
 
-async def test_demo_moves_jobs_on_its_page_and_loses_nothing(
+async def picture(page: Page, folder: Path) -> None:
+    """Take the page when every kind is busy: a job, an agent that writes, a graph's nodes."""
+    for busy in (
+        "#ingest .run.running",
+        "#agent .run.running .typing",
+        "#workflow .run.running .node.running",
+    ):
+        await expect(page.locator(busy).first).to_be_visible(timeout=30_000)
+    await page.screenshot(path=folder / "live.png")
+
+
+async def test_demo_moves_all_three_kinds_on_its_page_and_loses_nothing(
     kafka: str, browser: Browser, documents: Path, tmp_path: Path
 ) -> None:
-    process = await demo(kafka, documents, "--seconds", "10")
-    page = await browser.new_page(viewport={"width": 1100, "height": 980})
+    process = await demo(kafka, documents, "--seconds", "20")
+    page = await browser.new_page(viewport={"width": 1280, "height": 1000})
     faults: list[str] = []
     page.on("pageerror", lambda error: faults.append(str(error)))
     await page.goto(await address(process))
     await expect(page.locator("#connection")).to_have_class("open", timeout=10_000)
-    await expect(page.locator(".run.running .bar i").first).to_be_visible(timeout=10_000)
-    await expect(page.locator(".run.completed").nth(5)).to_be_visible(timeout=20_000)
-    folder = Path(os.environ.get("TAILRACE_SCREENSHOTS", tmp_path))
-    await page.screenshot(path=folder / "live.png")
+    for kind in ("ingest", "agent", "workflow"):
+        await expect(page.locator(f"#{kind} .run.completed").first).to_be_visible(timeout=30_000)
+    for end in ("#workflow .run.failed", "#agent .run.cancelled, #ingest .run.cancelled"):
+        await expect(page.locator(end).first).to_be_visible(timeout=30_000)
+    await picture(page, Path(os.environ.get("TAILRACE_SCREENSHOTS", tmp_path)))
     output, errors = await process.communicate()
     assert (process.returncode, errors) == (0, b"")
-    found = re.search(r"emitted (\d+) · delivered (\d+) · lost 0 · p50 [\d.]+ ms", output.decode())
+    told = output.decode()
+    found = re.search(r"emitted (\d+) · delivered (\d+) · lost 0 · p50 [\d.]+ ms", told)
     assert found is not None
     assert int(found[1]) == int(found[2]) > 100
+    for runs in ("ingest jobs", "agent runs", "workflow runs"):
+        assert re.search(rf"\d+ {runs} \([1-9]\d* completed", told)
+    assert await page.locator(".now > .run").count() == 0
     assert faults == []
 
 

@@ -29,7 +29,7 @@ def found(index: SearchIndex, query: str, project: str = "p") -> list[str]:
 
 
 def rows(index: SearchIndex) -> int:
-    with index._database.transaction() as transaction:
+    with index.transaction() as transaction:
         counts = [
             transaction.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
             for table in ("documents", "chunks", "passages")

@@ -22,7 +22,7 @@ from tailrace.services.files import FileRoot
 from tailrace.services.index import SearchIndex
 from tailrace.services.ingest import IngestService
 from tailrace.services.jobs import Job, Stage, new_job
-from tailrace.services.lifecycle import LIST_LIMIT
+from tailrace.services.lifecycle import LIST_LIMIT, Capacity
 from tailrace.services.runs import Status, staged
 from tailrace.services.store import RunStore
 
@@ -65,9 +65,7 @@ def start(
             index=index,
             files=files,
             events=events,
-            workers=workers,
-            max_jobs=max_jobs,
-            pace=pace,
+            capacity=Capacity(workers, max_jobs, pace),
         ) as service:
             yield service
 
@@ -222,7 +220,7 @@ async def test_job_that_cannot_be_saved_is_refused_without_an_event(
     store: RunStore[Job],
 ) -> None:
     async with start() as service:
-        store._database.close()
+        store.close()
         with pytest.raises(StorageError):
             await service.submit("p", text="one")
     assert events.emitted == []
@@ -426,7 +424,7 @@ async def test_unfinished_jobs_of_an_earlier_process_fail_as_interrupted(
         ("ingest.job.failed", "failed", "interrupted"),
     ] * 2
     assert store.unfinished() == []
-    with index._database.transaction() as transaction:
+    with index.transaction() as transaction:
         assert left_of(transaction, killed[1]) == 0
 
 

@@ -6,7 +6,7 @@ import pytest
 from recording_events import RecordingEvents
 
 from tailrace.services.errors import RunEndedError, RunFailedError, RunStoppedError
-from tailrace.services.lifecycle import Active, RunService, utc_now
+from tailrace.services.lifecycle import Active, Capacity, RunService, utc_now
 from tailrace.services.runs import Run, Status, moment
 from tailrace.services.store import RunStore
 
@@ -15,7 +15,7 @@ class Service(RunService[Run]):
     """Runs that do what a test says."""
 
     def __init__(self, store: RunStore[Run], events: RecordingEvents) -> None:
-        super().__init__(store, workers=1, max_runs=10, pace=0, now=utc_now)
+        super().__init__(store, Capacity(workers=1, max_runs=10), utc_now)
         self._events = events
         self.error: Exception | None = None
         self.hold = asyncio.Event()

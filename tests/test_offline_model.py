@@ -1,3 +1,5 @@
+import asyncio
+
 import orjson
 import pytest
 from langchain_core.messages import (
@@ -48,6 +50,14 @@ def test_best_document_is_read_before_the_answer() -> None:
     )
 
 
+def test_only_prose_is_quoted() -> None:
+    found = orjson.dumps(HITS).decode()
+    answer = next_message(conversation("river?", search=found, read="| river |\n# River\nRiver!"))
+    assert answer.content == (
+        "A says: The river feeds the dam. River! 1 more documents mention it."
+    )
+
+
 @pytest.mark.parametrize("found", ["[]", "index.db: broken"])
 def test_nothing_found_is_said(found: str) -> None:
     answer = next_message(conversation("zebra?", search=found))
@@ -64,6 +74,18 @@ def test_several_wishes_are_answered_in_turn() -> None:
 def test_goal_without_words_is_answered_with_help() -> None:
     assert str(next_message(conversation("?!")).text).startswith("Ask me")
     assert str(next_message([]).text).startswith("Ask me")
+
+
+async def test_paced_stream_gives_each_word_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    stream = OfflineModel(pace=0.25).astream(conversation("1+1", calculate="2"))
+    assert len([word async for word in stream if word.content]) == 4
+    assert waited == [0.25] * 4
 
 
 async def test_stream_is_the_message_word_by_word() -> None:

@@ -31,6 +31,12 @@ def test_environment_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert settings.data_dir == Path("/state/tailrace")
 
 
+def test_capacities_are_in_seconds() -> None:
+    settings = ServicesSettings(ingest_workers=1, ingest_pace_ms=1500, graph_pace_ms=250)
+    assert settings.ingest_capacity == (1, 100, 1.5)
+    assert settings.agent_capacity == settings.workflow_capacity == (2, 100, 0.25)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

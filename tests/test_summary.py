@@ -18,6 +18,11 @@ def test_telling_sentences_are_kept_in_their_order() -> None:
     assert condensed("", 2) == ""
 
 
+def test_headings_tables_and_code_are_no_sentences() -> None:
+    text = "# River\n| river | dam |\n```river\n![river](river.png)\nThe dam holds."
+    assert condensed(text, 5) == "The dam holds."
+
+
 def test_coverage_is_the_share_of_words_that_are_held() -> None:
     assert coverage(["river", "lake"], "a River") == 0.5
     assert coverage([], "") == 1.0

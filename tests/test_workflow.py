@@ -14,6 +14,7 @@ from tailrace.services.audit import audit
 from tailrace.services.digest import digest
 from tailrace.services.errors import NotFoundError
 from tailrace.services.index import SearchIndex
+from tailrace.services.lifecycle import Capacity
 from tailrace.services.runs import Status
 from tailrace.services.store import RunStore
 from tailrace.services.workflow import Workflow, WorkflowJob, WorkflowService
@@ -58,6 +59,7 @@ def start(tmp_path: Path, store: RunStore[WorkflowJob], events: RecordingEvents)
                 index=index,
                 workflows={"audit": audit, "digest": digest, **workflows},
                 events=events,
+                capacity=Capacity(),
             ) as service:
                 yield service
 

@@ -13,7 +13,8 @@ import aiohttp
 
 from tailrace.cli.broker import broker
 from tailrace.cli.children import child, ready
-from tailrace.cli.demo_run import Outcome, Watcher, documents, drive, summary
+from tailrace.cli.demo_run import Runs, documents, drive
+from tailrace.cli.demo_watch import Outcome, Watcher, summary
 from tailrace.cli.errors import DemoError
 from tailrace.cli.ports import free_ports, is_free
 from tailrace.cli.topics import Target, create_topic
@@ -24,7 +25,9 @@ __all__ = ["add_arguments", "run"]
 _HOST: Final = "127.0.0.1"
 _PORT: Final = 8400
 _TOPIC: Final = "tailrace.demo"
-_PACE_MS: Final = 20
+_JOBS_AT_ONCE: Final = 3
+_CHUNK_PACE_MS: Final = 150
+_NODE_PACE_MS: Final = 500
 _LONGEST_S: Final = 1e6
 
 
@@ -42,10 +45,6 @@ class _Place(NamedTuple):
     @property
     def stream(self) -> str:
         return f"{self.edge}/api/stream/projects/{self.project}?delivery=every"
-
-    @property
-    def ingest(self) -> str:
-        return f"{self.services}/api/projects/{self.project}/ingest"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,7 +99,9 @@ async def _start(stack: AsyncExitStack, servers: str, root: Path, folder: Path) 
         "KAFKA_BOOTSTRAP_SERVERS": servers,
         "TAILRACE_TOPIC": _TOPIC,
         "TAILRACE_INGEST_ROOT": str(root),
-        "TAILRACE_INGEST_PACE_MS": str(_PACE_MS),
+        "TAILRACE_INGEST_WORKERS": str(_JOBS_AT_ONCE),
+        "TAILRACE_INGEST_PACE_MS": str(_CHUNK_PACE_MS),
+        "TAILRACE_GRAPH_PACE_MS": str(_NODE_PACE_MS),
         "TAILRACE_DATA_DIR": str(folder),
         "TAILRACE_SPOOL_DIR": str(folder / "spool"),
     }
@@ -127,11 +128,12 @@ async def _watched(
     seconds: float | None,
     stop: asyncio.Event,
 ) -> Outcome:
-    """Ingest until it is time to stop, then compare what was emitted with what was delivered."""
+    """Keep it going until it is time to stop, then compare what was emitted and delivered."""
     if seconds is not None:
         asyncio.get_running_loop().call_later(seconds, stop.set)
     watching = asyncio.create_task(watcher.run())
-    driving = asyncio.create_task(drive(http, place.ingest, watcher, files, stop))
+    runs = Runs(http, place.services, place.project, watcher, stop)
+    driving = asyncio.create_task(drive(runs, files))
     done, _ = await asyncio.wait({watching, driving}, return_when=asyncio.FIRST_COMPLETED)
     if watching in done:
         driving.cancel()
@@ -140,7 +142,7 @@ async def _watched(
     emitted = await _emitted(http, f"{place.services}/metrics")
     await watcher.until_delivered(emitted)
     watching.cancel()
-    return Outcome(emitted, watcher.delivered, watcher.latencies_ms)
+    return Outcome(emitted, watcher.delivered, watcher.latencies_ms, watcher.ends)
 
 
 async def _emitted(http: aiohttp.ClientSession, url: str) -> int:

@@ -1,26 +1,32 @@
-"""What the demo does and what it measures: documents go in, every event must come out."""
+"""What the demo does: documents go in, the agent and the workflows work on them, all at once."""
 
 import asyncio
-import time
-from collections.abc import Iterator, Sequence
-from datetime import datetime
-from itertools import cycle
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import suppress
+from itertools import count, cycle
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import aiohttp
-import orjson
 
+from tailrace.cli.demo_watch import ENDED, Watcher
 from tailrace.cli.errors import DemoError
+from tailrace.schemas import TailraceError
+from tailrace.services.documents import extract
+from tailrace.services.summary import keywords
 
-__all__ = ["Outcome", "Watcher", "documents", "drive", "percentile", "summary"]
+__all__ = ["Order", "Runs", "agent_orders", "audits", "digests", "documents", "drive", "ingests"]
 
 SUFFIXES: Final = (".md", ".txt", ".html")
 MAX_DOCUMENTS: Final = 200
-_AT_ONCE: Final = 4
-_SETTLE_S: Final = 15.0
-_ENDED: Final = ("completed", "failed", "cancelled")
-_MAX_SAMPLES: Final = 1_000_000
+_TOPICS_FROM: Final = 20
+_MAX_BYTES: Final = 100_000
+_MAX_TOPICS: Final = 12
+_CANCEL_AT: Final = 0.3
+_BETWEEN_S: Final = 0.8
+_END_S: Final = 60.0
+_JOBS_AT_ONCE: Final = 3
+_AGENTS_AT_ONCE: Final = 2
 
 
 def documents(root: Path) -> list[Path]:
@@ -42,115 +48,146 @@ def _visible(root: Path) -> Iterator[Path]:
             yield path
 
 
-class Outcome(NamedTuple):
-    """What came of a demo."""
-
-    emitted: int
-    delivered: int
-    latencies_ms: Sequence[float]
-
-    @property
-    def lost(self) -> int:
-        """Events that were emitted and not delivered."""
-        return self.emitted - self.delivered
+def topics(files: Sequence[Path]) -> list[str]:
+    """Return up to 12 words that the first documents use most; never none."""
+    texts = []
+    for path in files[:_TOPICS_FROM]:
+        with suppress(TailraceError, OSError):  # its ingest job tells what is wrong with it
+            texts.append(extract(path.name, path.read_bytes()[:_MAX_BYTES]))
+    return keywords(texts, _MAX_TOPICS) or ["documents"]
 
 
-def percentile(values: Sequence[float], share: float) -> float:
-    """Return the nearest-rank percentile; NaN of nothing."""
-    if not values:
-        return float("nan")
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+class Order(NamedTuple):
+    """One run to ask the services for."""
+
+    path: str
+    """Below the project's URL."""
+    body: dict[str, Any]
+    cancel: bool = False
+    """Whether it is cancelled on its way."""
 
 
-def summary(outcome: Outcome) -> str:
-    """Return the line that the demo ends with."""
-    p50, p99 = (percentile(outcome.latencies_ms, share) for share in (0.5, 0.99))
-    return (
-        f"emitted {outcome.emitted} · delivered {outcome.delivered} · lost {outcome.lost} · "
-        f"p50 {p50:.1f} ms · p99 {p99:.1f} ms"
-    )
+def ingests(files: Sequence[Path]) -> Iterator[Order]:
+    """Yield a job for each file in turn, over and over; each seventh is cancelled."""
+    for number, path in enumerate(cycle(files), 1):
+        yield Order("ingest", {"path": str(path)}, number % 7 == 0)
 
 
-class Watcher:
-    """A viewer of a project that counts and times what it sees.
-
-    Keeps the latencies of the first million events.
-    """
-
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        self._socket = socket
-        self._moved = asyncio.Condition()
-        self.delivered = 0
-        self.ended = 0
-        self.latencies_ms: list[float] = []
-
-    async def run(self) -> None:
-        """Read until the connection ends.
-
-        Raises:
-            DemoError: It ended: an edge does not close a viewer that keeps up.
-        """
-        async for message in self._socket:
-            event = orjson.loads(message.data)
-            emitted_at = datetime.fromisoformat(event["timestamp"]).timestamp()
-            if len(self.latencies_ms) < _MAX_SAMPLES:
-                self.latencies_ms.append((time.time() - emitted_at) * 1000)
-            async with self._moved:
-                self.delivered += 1
-                self.ended += event["type"].endswith(_ENDED)
-                self._moved.notify_all()
-        raise DemoError(f"the edge closed the viewer: {self._socket.close_code}")
-
-    async def until_ended(self, jobs: int) -> None:
-        """Wait until so many jobs have ended."""
-        async with self._moved:
-            await self._moved.wait_for(lambda: self.ended >= jobs)
-
-    async def until_delivered(self, events: int) -> None:
-        """Wait until so many events were seen; give up when that takes too long."""
-        try:
-            async with asyncio.timeout(_SETTLE_S), self._moved:
-                await self._moved.wait_for(lambda: self.delivered >= events)
-        except TimeoutError:
-            return  # the outcome says what is missing
+def agent_orders(words: Sequence[str]) -> Iterator[Order]:
+    """Yield goals of three kinds about the words in turn; each fifth run is cancelled."""
+    for number, word in enumerate(cycle(words), 1):
+        goals = (
+            f"What do the documents say about {word}?",
+            f"How many documents are there, and what is ({number} + 4) * 12?",
+            f"Count the documents, calculate {number} * 60 and tell me about {word}.",
+        )
+        yield Order("agent-runs", {"goal": goals[number % 3]}, number % 5 == 0)
 
 
-async def drive(
-    http: aiohttp.ClientSession,
-    url: str,
-    watcher: Watcher,
-    files: Sequence[Path],
-    stop: asyncio.Event,
-) -> int:
-    """Keep a few ingest jobs running until `stop`, then let them end; how many there were.
+def digests() -> Iterator[Order]:
+    """Yield runs whose last node fails not at all, once, twice; each fourth is cancelled."""
+    for number in count(1):
+        given = {"documents": 8, "failures": number % 3}
+        yield Order("workflows/digest/runs", {"input": given}, number % 4 == 0)
+
+
+def audits(words: Sequence[str]) -> Iterator[Order]:
+    """Yield runs that look for the words; the input of each third is bad, on purpose."""
+    for number in count(1):
+        require = words[0] if number % 3 == 0 else list(words)
+        yield Order("workflows/audit/runs", {"input": {"require": require}})
+
+
+class Runs:
+    """Asks the services for runs and sees each through to its end.
 
     Args:
         http: To post with.
-        url: Of the project's ingest resource.
-        watcher: Sees the jobs end.
-        files: Ingested in turn, over and over.
-        stop: Ends it.
+        services: Their address.
+        project: Whose runs they are.
+        watcher: Sees the runs move and end.
+        stop: When set, what runs is cancelled and nothing new is asked for.
     """
-    started = 0
-    stopped = asyncio.create_task(stop.wait())
+
+    def __init__(
+        self,
+        http: aiohttp.ClientSession,
+        services: str,
+        project: str,
+        watcher: Watcher,
+        stop: asyncio.Event,
+    ) -> None:
+        self._http = http
+        self._services = services
+        self._project = project
+        self._watcher = watcher
+        self._stop = stop
+
+    async def lane(self, orders: Iterator[Order]) -> None:
+        """Have one run after the other until it is time to stop.
+
+        Raises:
+            DemoError: The services refused one.
+        """
+        while not self._stop.is_set():
+            await self.one(next(orders))
+            await self._unless_stopped(asyncio.sleep(_BETWEEN_S))
+
+    async def one(self, order: Order) -> None:
+        """Ask for a run and wait until it has ended.
+
+        Raises:
+            DemoError: The services refused it.
+        """
+        place = await self._post(f"/api/projects/{self._project}/{order.path}", order.body)
+        run_id = place.rpartition("/")[2]
+        enough = _CANCEL_AT if order.cancel else ENDED
+        await self._unless_stopped(self._watcher.until(run_id, enough))
+        if order.cancel or self._stop.is_set():
+            await self._cancel(place)
+        with suppress(TimeoutError):  # the outcome tells what was lost
+            async with asyncio.timeout(_END_S):
+                await self._watcher.until(run_id, ENDED)
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> None:
+        tasks = {asyncio.create_task(work), asyncio.create_task(self._stopped())}
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    async def _stopped(self) -> None:
+        await self._stop.wait()
+
+    async def _post(self, path: str, body: dict[str, Any]) -> str:
+        async with self._http.post(self._services + path, json=body) as response:
+            if response.status != 201:  # noqa: PLR2004
+                raise DemoError(f"the services refused {path}: {await response.text()}")
+            return response.headers["Location"]
+
+    async def _cancel(self, place: str) -> None:
+        async with self._http.post(f"{self._services}{place}/cancel") as response:
+            if response.status not in {200, 409}:  # 409: it had ended already
+                raise DemoError(f"the services refused to cancel: {await response.text()}")
+
+
+async def drive(runs: Runs, files: Sequence[Path]) -> None:
+    """Keep runs of every kind going until it is time to stop, then let them end.
+
+    The smallest document is ingested first: the others need one to work on.
+
+    Raises:
+        DemoError: The services refused something.
+    """
+    words = topics(files)
+    jobs, goals = ingests(files), agent_orders(words)
+    lanes = [jobs] * _JOBS_AT_ONCE + [goals] * _AGENTS_AT_ONCE + [digests(), audits(words)]
+    await runs.one(Order("ingest", {"path": str(min(files, key=lambda f: f.stat().st_size))}))
     try:
-        for path in cycle(files):
-            room = asyncio.create_task(watcher.until_ended(started - _AT_ONCE + 1))
-            await asyncio.wait({room, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            room.cancel()
-            if stop.is_set():
-                break
-            await _post(http, url, path)
-            started += 1
-    finally:
-        stopped.cancel()
-    async with asyncio.timeout(_SETTLE_S * 4):
-        await watcher.until_ended(started)
-    return started
-
-
-async def _post(http: aiohttp.ClientSession, url: str, path: Path) -> None:
-    async with http.post(url, json={"path": str(path)}) as response:
-        if response.status != 201:  # noqa: PLR2004
-            raise DemoError(f"the service refused {path}: {await response.text()}")
+        async with asyncio.TaskGroup() as group:
+            for orders in lanes:
+                group.create_task(runs.lane(orders))
+    except* DemoError as errors:
+        raise errors.exceptions[0] from None

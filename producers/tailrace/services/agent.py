@@ -25,7 +25,7 @@ from tailrace.schemas import AgentMessage, ParameterError
 from tailrace.services.agent_tools import tools_of
 from tailrace.services.graph_service import GraphService, StepsRun
 from tailrace.services.index import SearchIndex
-from tailrace.services.lifecycle import Active, utc_now
+from tailrace.services.lifecycle import Active, Capacity, utc_now
 from tailrace.services.offline_model import OfflineModel
 from tailrace.services.runs import changed, moment
 from tailrace.services.store import RunStore
@@ -49,17 +49,18 @@ class _State(TypedDict):
 _Graph = CompiledStateGraph[_State, None, _State, _State]
 
 
-def chat_model(setting: str | None) -> BaseChatModel:
+def chat_model(setting: str | None, pace: float = 0.0) -> BaseChatModel:
     """Return the chat model that an operator has chosen; without a choice the offline one.
 
     Args:
         setting: ``package.module:factory``; the factory is called without arguments.
+        pace: Seconds that the offline one waits after each word.
 
     Raises:
         ParameterError: It is not there, or does not make a chat model.
     """
     if setting is None:
-        return OfflineModel()
+        return OfflineModel(pace=pace)
     module, _, factory = setting.partition(":")
     try:
         made = getattr(import_module(module), factory)()
@@ -125,10 +126,8 @@ class AgentService(GraphService[AgentJob]):
         index: The documents.
         model: Any chat model that can call tools.
         events: Where to emit.
-        workers: How many runs are worked on at once.
-        max_runs: How many runs wait or are worked on at once; more are refused.
+        capacity: How much it takes on at once.
         max_steps: How many steps a run may take; then it fails.
-        pace: Seconds to wait after each step. For demonstrations.
         now: The clock, in UTC.
     """
 
@@ -139,13 +138,11 @@ class AgentService(GraphService[AgentJob]):
         index: SearchIndex,
         model: BaseChatModel,
         events: GraphEvents,
-        workers: int = 2,
-        max_runs: int = 100,
+        capacity: Capacity,
         max_steps: int = 25,
-        pace: float = 0.0,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
-        super().__init__(store, workers=workers, max_runs=max_runs, pace=pace, now=now)
+        super().__init__(store, capacity, now)
         self._index = index
         self._model = model
         self._events = events
@@ -156,7 +153,7 @@ class AgentService(GraphService[AgentJob]):
 
         Raises:
             DrainingError: The service is shutting down.
-            QueueFullError: `max_runs` runs wait or are worked on.
+            QueueFullError: As many runs wait or are worked on as the capacity allows.
             StorageError: The run cannot be saved.
         """
         return await self._take(lambda run_id: self._new(run_id, project_id, goal))

@@ -69,62 +69,34 @@ def _services(
             agents = stack.enter_context(RunStore(folder / "agent-runs.db", AgentJob))
             workflows = stack.enter_context(RunStore(folder / "workflow-runs.db", WorkflowJob))
             index = stack.enter_context(SearchIndex(folder / "index.db", max_bytes=size))
-            enter = stack.enter_async_context
-            app[INGEST] = await enter(_ingest(settings, events, jobs, index))
-            app[AGENT] = await enter(_agent(settings, events, agents, index))
-            app[WORKFLOW] = await enter(_workflow(settings, events, workflows, index))
+            ingest = IngestService(
+                store=jobs,
+                index=index,
+                files=FileRoot(settings.ingest_root, max_bytes=settings.ingest_max_bytes),
+                events=events,
+                capacity=settings.ingest_capacity,
+            )
+            agent = AgentService(
+                store=agents,
+                index=index,
+                model=chat_model(settings.chat_model, settings.agent_capacity.pace / 10),
+                events=events,
+                max_steps=settings.agent_max_steps,
+                capacity=settings.agent_capacity,
+            )
+            workflow = WorkflowService(
+                store=workflows,
+                index=index,
+                workflows=_WORKFLOWS,
+                events=events,
+                capacity=settings.workflow_capacity,
+            )
+            app[INGEST] = await stack.enter_async_context(ingest)
+            app[AGENT] = await stack.enter_async_context(agent)
+            app[WORKFLOW] = await stack.enter_async_context(workflow)
             yield
 
     return running
-
-
-def _ingest(
-    settings: ServicesSettings, events: ServicesEvents, store: RunStore[Job], index: SearchIndex
-) -> IngestService:
-    return IngestService(
-        store=store,
-        index=index,
-        files=FileRoot(settings.ingest_root, max_bytes=settings.ingest_max_bytes),
-        events=events,
-        workers=settings.ingest_workers,
-        max_jobs=settings.ingest_max_jobs,
-        pace=settings.ingest_pace_ms / 1000,
-    )
-
-
-def _agent(
-    settings: ServicesSettings,
-    events: ServicesEvents,
-    store: RunStore[AgentJob],
-    index: SearchIndex,
-) -> AgentService:
-    return AgentService(
-        store=store,
-        index=index,
-        model=chat_model(settings.chat_model),
-        events=events,
-        workers=settings.agent_workers,
-        max_runs=settings.agent_max_runs,
-        max_steps=settings.agent_max_steps,
-        pace=settings.graph_pace_ms / 1000,
-    )
-
-
-def _workflow(
-    settings: ServicesSettings,
-    events: ServicesEvents,
-    store: RunStore[WorkflowJob],
-    index: SearchIndex,
-) -> WorkflowService:
-    return WorkflowService(
-        store=store,
-        index=index,
-        workflows=_WORKFLOWS,
-        events=events,
-        workers=settings.workflow_workers,
-        max_runs=settings.workflow_max_runs,
-        pace=settings.graph_pace_ms / 1000,
-    )
 
 
 async def _drain(app: web.Application) -> None:

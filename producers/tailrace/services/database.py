@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
-from types import TracebackType
 from typing import Self
 
 from tailrace.services.errors import StorageError
@@ -57,17 +56,12 @@ class Database:
             raise
 
     def __repr__(self) -> str:
-        return f"<Database {self._name}>"
+        return f"<{type(self).__name__} {self._name}>"
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @contextmanager

@@ -1,22 +1,25 @@
 """What the services that run graphs share: a graph's tasks move the run on."""
 
+import asyncio
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, TypeVar
+from uuid import UUID
 
 import structlog
+from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphRecursionError
 from langgraph.graph.state import CompiledStateGraph
 
 from tailrace.producers.graph_values import updates_of
-from tailrace.producers.langgraph import TailraceHandler
+from tailrace.producers.langgraph import TailraceHandler, is_node
 from tailrace.schemas import TailraceError
 from tailrace.services.errors import RunFailedError
 from tailrace.services.lifecycle import Active, RunService
 from tailrace.services.runs import Run, changed
 
-__all__ = ["GraphService", "StepsRun", "StepsRunT"]
+__all__ = ["GraphService", "Pace", "StepsRun", "StepsRunT"]
 
 _log = structlog.get_logger(__name__)
 
@@ -28,6 +31,30 @@ class StepsRun(Run):
 
 
 StepsRunT = TypeVar("StepsRunT", bound=StepsRun)
+
+
+class Pace(AsyncCallbackHandler):
+    """Lets each node of a graph wait before its work, so that people can watch it run.
+
+    Args:
+        seconds: How long on average; by the node's run it is half of it up to one and a half.
+    """
+
+    run_inline = True  # the node waits for it, and handlers before it have been told
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    async def on_chain_start(
+        self,
+        *_: object,
+        run_id: UUID,
+        tags: Sequence[str] | None = None,
+        **__: object,
+    ) -> None:
+        """Wait, if it is a node that starts."""
+        if is_node(tags):
+            await asyncio.sleep(self._seconds * (0.5 + run_id.int % 101 / 100))
 
 
 class GraphService(RunService[StepsRunT]):
@@ -56,7 +83,9 @@ class GraphService(RunService[StepsRunT]):
             TailraceError: A node raised it.
             RunFailedError: A node raised something else, or there were too many steps.
         """
-        config: RunnableConfig = {"callbacks": [handler], "recursion_limit": max_steps}
+        pace = self._capacity.pace
+        paced = [Pace(pace)] if pace else []
+        config: RunnableConfig = {"callbacks": [handler, *paced], "recursion_limit": max_steps}
         try:
             return await active.unless_stopped(self._follow(active, graph, state, config))
         except TailraceError:
@@ -81,7 +110,6 @@ class GraphService(RunService[StepsRunT]):
             elif "result" in chunk:
                 if chunk["error"] is None:
                     self._step(active, {**state, **updates_of(chunk["result"])})
-                    await self._rest(active)
             elif chunk["name"] != active.run.stage:
                 await self._enter(active, chunk["name"])
         return state

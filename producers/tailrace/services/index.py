@@ -8,8 +8,7 @@ what a job leaves behind when it does not get that far was never visible.
 import re
 import sqlite3
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from tailrace.services.database import Database
 from tailrace.services.documents import Chunk
@@ -89,7 +88,7 @@ class Passage(NamedTuple):
     text: str
 
 
-class SearchIndex:
+class SearchIndex(Database):
     """The documents of all projects, strictly apart. Its methods block and raise `StorageError`.
 
     Args:
@@ -98,25 +97,14 @@ class SearchIndex:
     """
 
     def __init__(self, path: Path, *, max_bytes: int) -> None:
-        self._database = Database(path, _SCHEMA, max_bytes=max_bytes)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._database.close()
+        super().__init__(path, _SCHEMA, max_bytes=max_bytes)
 
     def begin(self, job: Job) -> None:
         """Make a place for the document of a job; after it call `add`, then `publish` or `discard`.
 
         It stays out of sight until it is published.
         """
-        with self._database.transaction() as transaction:
+        with self.transaction() as transaction:
             transaction.execute(
                 "INSERT INTO documents (job_id, project, source, title) VALUES (?, ?, ?, ?)",
                 (job.id, job.project_id, job.source, job.title),
@@ -124,7 +112,7 @@ class SearchIndex:
 
     def add(self, job_id: str, number: int, chunk: Chunk) -> None:
         """Index one chunk of a document that was begun."""
-        with self._database.transaction() as transaction:
+        with self.transaction() as transaction:
             row = transaction.execute(
                 "INSERT INTO chunks (job_id, number) VALUES (?, ?)",
                 (job_id, number),
@@ -140,7 +128,7 @@ class SearchIndex:
         When a *later* job (ids sort by age, UUIDv7) of that source was faster, its document stays
         and this one is dropped: the same outcome as if both had been published in their order.
         """
-        with self._database.transaction() as transaction:
+        with self.transaction() as transaction:
             shown = transaction.execute(
                 "SELECT old.job_id FROM documents AS new JOIN documents AS old"
                 " ON old.project = new.project AND old.source = new.source AND old.published"
@@ -153,19 +141,19 @@ class SearchIndex:
 
     def discard(self, job_id: str) -> None:
         """Remove the document of a job, if there is one."""
-        with self._database.transaction() as transaction:
+        with self.transaction() as transaction:
             _remove(transaction, job_id)
 
     def discard_unpublished(self) -> None:
         """Remove what an earlier process began and never published."""
-        with self._database.transaction() as transaction:
+        with self.transaction() as transaction:
             rows = transaction.execute("SELECT job_id FROM documents WHERE NOT published")
             for (job_id,) in rows.fetchall():
                 _remove(transaction, job_id)
 
     def is_published(self, job_id: str) -> bool:
         """Tell whether the document of a job is the one that searches see."""
-        with self._database.transaction() as transaction:
+        with self.transaction() as transaction:
             row = transaction.execute(
                 "SELECT 1 FROM documents WHERE job_id = ? AND published",
                 (job_id,),
@@ -184,19 +172,19 @@ class SearchIndex:
         expression = _expression(query)
         if not expression:
             return []
-        with self._database.transaction() as transaction:
+        with self.transaction() as transaction:
             rows = transaction.execute(_SEARCH, (expression, project_id, limit)).fetchall()
         return [Passage(*row) for row in rows]
 
     def documents(self, project_id: str, limit: int) -> list[Document]:
         """Return up to `limit` documents of the project, by the name of their source."""
-        with self._database.transaction() as transaction:
+        with self.transaction() as transaction:
             rows = transaction.execute(_DOCUMENTS, (project_id, limit)).fetchall()
         return [Document(*row) for row in rows]
 
     def count(self, project_id: str) -> int:
         """Return how many documents of the project searches see."""
-        with self._database.transaction() as transaction:
+        with self.transaction() as transaction:
             row = transaction.execute(
                 "SELECT count(*) FROM documents WHERE project = ? AND published", (project_id,)
             ).fetchone()
@@ -208,7 +196,7 @@ class SearchIndex:
         Raises:
             NotFoundError: The project has no document of that source.
         """
-        with self._database.transaction() as transaction:
+        with self.transaction() as transaction:
             rows = transaction.execute(_TEXTS, (project_id, source, max_chunks)).fetchall()
         if not rows:
             raise NotFoundError("document", source)

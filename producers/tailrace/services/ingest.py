@@ -10,7 +10,7 @@ from tailrace.services.documents import Chunk, chunk, clean, extract
 from tailrace.services.files import FileRoot
 from tailrace.services.index import SearchIndex
 from tailrace.services.jobs import Job, Stage, advanced, new_job
-from tailrace.services.lifecycle import Active, RunService, utc_now
+from tailrace.services.lifecycle import Active, Capacity, RunService, utc_now
 from tailrace.services.runs import Status
 from tailrace.services.store import RunStore
 
@@ -30,18 +30,16 @@ class IngestService(RunService[Job]):
     """Turns files and texts into searchable chunks and emits every step of it; see `RunService`.
 
     The index and the files belong to the caller, who closes them afterwards. There is one
-    ``ingest.job.updated`` for each stage and each chunk. All blocking work is done in threads, at
-    most one per worker. A cancelled job stops before its next chunk, and what an earlier job put
-    into the index stays.
+    ``ingest.job.updated`` for each stage and each chunk; the pace is kept after each chunk. All
+    blocking work is done in threads, at most one per worker. A cancelled job stops before its next
+    chunk, and what an earlier job put into the index stays.
 
     Args:
         store: The jobs.
         index: The chunks.
         files: The files that may be read.
         events: Where to emit.
-        workers: How many jobs run at once.
-        max_jobs: How many jobs wait or run at once; more are refused.
-        pace: Seconds to wait after each chunk. For demonstrations.
+        capacity: How much it takes on at once.
         now: The clock, in UTC.
     """
 
@@ -54,12 +52,10 @@ class IngestService(RunService[Job]):
         index: SearchIndex,
         files: FileRoot,
         events: IngestEvents,
-        workers: int = 2,
-        max_jobs: int = 100,
-        pace: float = 0.0,
+        capacity: Capacity,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
-        super().__init__(store, workers=workers, max_runs=max_jobs, pace=pace, now=now)
+        super().__init__(store, capacity, now)
         self._index = index
         self._files = files
         self._events = events
@@ -80,7 +76,7 @@ class IngestService(RunService[Job]):
         Raises:
             DocumentError: The text cannot be ingested.
             DrainingError: The service is shutting down.
-            QueueFullError: `max_jobs` jobs wait or run.
+            QueueFullError: As many jobs wait or run as the capacity allows.
             StorageError: The job cannot be saved.
             TailraceError: The file cannot be ingested, see `FileRoot.locate`.
         """

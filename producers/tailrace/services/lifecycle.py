@@ -5,11 +5,10 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 import structlog
-import uuid6
+import uuid_utils
 
 from tailrace.schemas import TailraceError
 from tailrace.services.errors import (
@@ -23,7 +22,7 @@ from tailrace.services.errors import (
 from tailrace.services.runs import RunT, Status, ended, staged
 from tailrace.services.store import RunStore
 
-__all__ = ["INTERRUPTED", "LIST_LIMIT", "Active", "RunService", "utc_now"]
+__all__ = ["INTERRUPTED", "LIST_LIMIT", "Active", "Capacity", "RunService", "utc_now"]
 
 INTERRUPTED = "interrupted"
 """The error of a run that the end of its process cut short."""
@@ -33,6 +32,17 @@ LIST_LIMIT = 100
 
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
+
+
+class Capacity(NamedTuple):
+    """How much a service takes on at once."""
+
+    workers: int = 2
+    """How many runs are worked on at once."""
+    max_runs: int = 100
+    """How many runs wait or are worked on at once; more are refused."""
+    pace: float = 0.0
+    """Seconds to wait at each step of a run. For demonstrations."""
 
 
 class Active(Generic[RunT]):
@@ -91,9 +101,7 @@ class RunService(ABC, Generic[RunT]):
 
     Args:
         store: The runs.
-        workers: How many runs are worked on at once.
-        max_runs: How many runs wait or are worked on at once; more are refused.
-        pace: Seconds to wait after each step. For demonstrations.
+        capacity: How much it takes on at once.
         now: The clock, in UTC.
     """
 
@@ -102,16 +110,11 @@ class RunService(ABC, Generic[RunT]):
     def __init__(
         self,
         store: RunStore[RunT],
-        *,
-        workers: int,
-        max_runs: int,
-        pace: float,
+        capacity: Capacity,
         now: Callable[[], datetime],
     ) -> None:
         self._store = store
-        self._worker_count = workers
-        self._max_runs = max_runs
-        self._pace = pace
+        self._capacity = capacity
         self._now = now
         self._active: dict[str, Active[RunT]] = {}
         self._pending: deque[Active[RunT]] = deque()
@@ -121,15 +124,10 @@ class RunService(ABC, Generic[RunT]):
 
     async def __aenter__(self) -> Self:
         await self._recover()
-        self._workers = [asyncio.create_task(self._work()) for _ in range(self._worker_count)]
+        self._workers = [asyncio.create_task(self._work()) for _ in range(self._capacity.workers)]
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.drain()
 
     async def cancel(self, project_id: str, run_id: str) -> RunT:
@@ -203,12 +201,12 @@ class RunService(ABC, Generic[RunT]):
 
         Raises:
             DrainingError: The service is shutting down.
-            QueueFullError: `max_runs` runs wait or are worked on.
+            QueueFullError: As many runs wait or are worked on as the capacity allows.
             StorageError: The run cannot be saved.
         """
         async with self._changed:  # also keeps `drain` waiting until the run is in its hands
             self._admit()
-            run = make(str(uuid6.uuid7()))
+            run = make(str(uuid_utils.uuid7()))
             await asyncio.to_thread(self._store.save, run)
             self._active[run.id] = active = Active(run, text)
             self._pending.append(active)
@@ -226,9 +224,9 @@ class RunService(ABC, Generic[RunT]):
 
     async def _rest(self, active: Active[RunT]) -> None:
         """Wait for the pace, or less when the run is to stop."""
-        if self._pace:
+        if self._capacity.pace:
             try:
-                async with asyncio.timeout(self._pace):
+                async with asyncio.timeout(self._capacity.pace):
                     await active.stop.wait()
             except TimeoutError:
                 pass
@@ -245,8 +243,8 @@ class RunService(ABC, Generic[RunT]):
     def _admit(self) -> None:
         if self._draining:
             raise DrainingError
-        if len(self._active) >= self._max_runs:
-            raise QueueFullError(self._max_runs, self.noun)
+        if len(self._active) >= self._capacity.max_runs:
+            raise QueueFullError(self._capacity.max_runs, self.noun)
 
     def _find(self, project_id: str, run_id: str) -> Active[RunT] | None:
         active = self._active.get(run_id)

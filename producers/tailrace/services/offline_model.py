@@ -4,6 +4,7 @@ It calculates what looks like arithmetic, counts where it is asked how many, and
 words of the goal, reads the best document and quotes what it found.
 """
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
@@ -39,6 +40,7 @@ _SILENT = frozenset(
     " with you".split()
 )
 _QUOTE_SENTENCES = 3
+_NO_PROSE = ("#", "|", "```", "![")
 
 
 def next_message(messages: Sequence[BaseMessage]) -> AIMessage:
@@ -102,7 +104,7 @@ def _quoted(goal: str, answers: dict[str, str]) -> str:
         return f"I found nothing about {', '.join(sorted(words))}."
     text = " ".join([hits[0]["text"], answers.get("read", "")])
     sentences = dict.fromkeys(_SENTENCE.split(text))
-    said = [sentence for sentence in sentences if not sentence.startswith("#")]
+    said = [sentence for sentence in sentences if not sentence.startswith(_NO_PROSE)]
     telling = [s.strip() for s in said if words & {w.lower() for w in _WORD.findall(s)}]
     quote = " ".join(telling[:_QUOTE_SENTENCES]) or hits[0]["text"]
     others = len({hit["source"] for hit in hits}) - 1
@@ -112,6 +114,9 @@ def _quoted(goal: str, answers: dict[str, str]) -> str:
 
 class OfflineModel(BaseChatModel):
     """`next_message` as a LangChain chat model that streams word by word."""
+
+    pace: float = 0.0
+    """Seconds to wait after each word. For demonstrations."""
 
     @property
     def _llm_type(self) -> str:
@@ -148,6 +153,7 @@ class OfflineModel(BaseChatModel):
             if run_manager is not None:
                 await run_manager.on_llm_new_token(str(piece.text), chunk=chunk)
             yield chunk
+            await asyncio.sleep(self.pace)
 
 
 def _pieces(message: AIMessage) -> Iterator[AIMessageChunk]:

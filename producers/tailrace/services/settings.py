@@ -6,6 +6,7 @@ from pydantic import DirectoryPath, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tailrace.producers.settings import state_folder
+from tailrace.services.lifecycle import Capacity
 
 __all__ = ["ServicesSettings"]
 
@@ -42,4 +43,20 @@ class ServicesSettings(BaseSettings):
     workflow_max_runs: int = Field(default=100, ge=1, le=10_000)
     """How many workflow runs wait or are worked on at once; more are refused with 429."""
     graph_pace_ms: int = Field(default=0, ge=0, le=60_000)
-    """Pause after each step of an agent or a workflow, as `ingest_pace_ms`."""
+    """Pause before each node of an agent or a workflow, on average, and a tenth of it after each
+    word of the offline chat model; as `ingest_pace_ms`."""
+
+    @property
+    def ingest_capacity(self) -> Capacity:
+        """How much the ingest service takes on."""
+        return Capacity(self.ingest_workers, self.ingest_max_jobs, self.ingest_pace_ms / 1000)
+
+    @property
+    def agent_capacity(self) -> Capacity:
+        """How much the agent service takes on."""
+        return Capacity(self.agent_workers, self.agent_max_runs, self.graph_pace_ms / 1000)
+
+    @property
+    def workflow_capacity(self) -> Capacity:
+        """How much the workflow service takes on."""
+        return Capacity(self.workflow_workers, self.workflow_max_runs, self.graph_pace_ms / 1000)

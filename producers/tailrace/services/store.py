@@ -2,8 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import Generic, Self
+from typing import Generic
 
 from tailrace.services.database import Database
 from tailrace.services.errors import NotFoundError
@@ -23,7 +22,7 @@ CREATE INDEX IF NOT EXISTS runs_by_end ON runs (ended, id)
 """
 
 
-class RunStore(Generic[RunT]):
+class RunStore(Database, Generic[RunT]):
     """Every run of one service by its last saved state. Methods block and raise `StorageError`.
 
     Args:
@@ -37,25 +36,14 @@ class RunStore(Generic[RunT]):
     def __init__(
         self, path: Path, model: type[RunT], *, noun: str = "run", max_ended: int = 10_000
     ) -> None:
-        self._database = Database(path, _SCHEMA, exclusive=True)
+        super().__init__(path, _SCHEMA, exclusive=True)
         self._model = model
         self._noun = noun
         self._max_ended = max_ended
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._database.close()
-
     def save(self, run: RunT) -> None:
         """Keep the run's state instead of its earlier one."""
-        with self._database.transaction() as transaction:
+        with self.transaction() as transaction:
             transaction.execute(
                 "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?)",
                 (run.id, run.project_id, run.status.is_end, run.model_dump_json()),
@@ -87,7 +75,7 @@ class RunStore(Generic[RunT]):
         return self._query("WHERE NOT ended ORDER BY id")
 
     def _query(self, condition: str, *values: str | int) -> list[RunT]:
-        with self._database.transaction() as transaction:
+        with self.transaction() as transaction:
             rows: Iterable[tuple[str]] = transaction.execute(
                 f"SELECT body FROM runs {condition}",  # noqa: S608 - the conditions above
                 values,

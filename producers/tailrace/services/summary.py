@@ -9,6 +9,7 @@ __all__ = ["condensed", "coverage", "keywords"]
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 _MAX_SENTENCES = 500
+_NO_PROSE = ("#", "|", "```", "![")
 _SILENT = frozenset(
     "about after also and are because been before but can could did does for from had has have how"  # noqa: SIM905 - the formatter would give each word a line
     " into its may more most not now only other our out over should some such than that the their"
@@ -27,11 +28,11 @@ def condensed(text: str, sentences: int) -> str:
     """Return the sentences with the most of the text's frequent words, in their order.
 
     Args:
-        text: Its first 500 sentences or lines count; headings do not.
+        text: Its first 500 sentences or lines count; headings and rows of tables do not.
         sentences: How many to keep.
     """
     lines = [line.strip() for line in _SENTENCE.split(text, _MAX_SENTENCES)]
-    said = [line for line in lines if line and not line.startswith("#")]
+    said = [line for line in lines if line and not line.startswith(_NO_PROSE)]
     counts = Counter(word for line in said for word in _words(line))
     ranked = sorted(range(len(said)), key=lambda at: (-_weight(said[at], counts), at))
     return " ".join(said[at] for at in sorted(ranked[:sentences]))

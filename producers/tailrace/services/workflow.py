@@ -13,7 +13,7 @@ from tailrace.producers.langgraph import tailrace_handler
 from tailrace.services.errors import NotFoundError, RunFailedError
 from tailrace.services.graph_service import GraphService, StepsRun
 from tailrace.services.index import Document, SearchIndex
-from tailrace.services.lifecycle import Active, utc_now
+from tailrace.services.lifecycle import Active, Capacity, utc_now
 from tailrace.services.runs import changed, moment
 from tailrace.services.store import RunStore
 
@@ -70,9 +70,7 @@ class WorkflowService(GraphService[WorkflowJob]):
         index: The documents.
         workflows: What can be run, by name.
         events: Where to emit.
-        workers: How many runs are worked on at once.
-        max_runs: How many runs wait or are worked on at once; more are refused.
-        pace: Seconds to wait after each node. For demonstrations.
+        capacity: How much it takes on at once.
         now: The clock, in UTC.
     """
 
@@ -83,12 +81,10 @@ class WorkflowService(GraphService[WorkflowJob]):
         index: SearchIndex,
         workflows: Mapping[str, Workflow],
         events: GraphEvents,
-        workers: int = 2,
-        max_runs: int = 100,
-        pace: float = 0.0,
+        capacity: Capacity,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
-        super().__init__(store, workers=workers, max_runs=max_runs, pace=pace, now=now)
+        super().__init__(store, capacity, now)
         self._index = index
         self._workflows = workflows
         self._events = events
@@ -101,7 +97,7 @@ class WorkflowService(GraphService[WorkflowJob]):
         Raises:
             NotFoundError: There is no workflow of that name.
             DrainingError: The service is shutting down.
-            QueueFullError: `max_runs` runs wait or are worked on.
+            QueueFullError: As many runs wait or are worked on as the capacity allows.
             StorageError: The run cannot be saved.
         """
         if name not in self._workflows:
