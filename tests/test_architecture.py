@@ -32,10 +32,23 @@ BENCHES = sorted((ROOT / "bench").glob("**/*.py"))
 
 CROSS_CUTTING = {
     "test_architecture": "the rules of the whole tree",
+    "test_bad_states": "records that nobody may see, through hub, journal and replay",
+    "test_bench": "the benchmarks, from a command to its report",
+    "test_bench_generator": "the benchmarks' load generator, against a scripted server",
+    "test_client_road": "the Python client and the terminal against a real edge",
     "test_compose": "compose.yaml",
+    "test_live_page": "the page that an edge serves, in a real browser",
+    "test_faults": "what emitted events survive: brokers, processes and disks that fail",
     "test_partitioning": "our partitions and those of the Java client",
     "test_road": "a record through Kafka and an edge to its viewers",
+    "test_road_gaps": "what viewers are told of what they cannot get",
+    "test_road_resume": "viewers who come back, late or in crowds",
+    "test_road_topic": "what happens to a topic in Kafka",
     "test_schema_evolution": "the topic through time and other people's software",
+    "test_verified_faults": "nobody loses anything while everything fails",
+    "test_verified_sabotage": "an edge that does wrong is found out",
+    "test_verifier": "the proof that nothing is lost, against itself",
+    "test_verifier_road": "the proof's own clients, load and processes",
     "test_wheel": "what users install",
 }
 """Tests that belong to no single module, and what each is about."""
