@@ -306,19 +306,18 @@ class Stage:
 
     def _replay(self, viewer: Viewer) -> None:
         catchup = Catchup(self.hub, place_of(viewer), [viewer])
-        floor = self.hub.at(PARTITION, self.hub.journal.floor(PARTITION))
-        if not self._read_to(catchup, floor):
-            assert self._read_to(catchup, floor), "careful from the first record on"
+        while not self._scan(catchup):
+            assert catchup.careful, "it reads once more for this reason alone"
         for left in catchup.viewers:
             self.backlog.add(left)
 
-    def _read_to(self, catchup: Catchup, floor: Position) -> bool:
-        """Feed a pass up to where the journal begins; False if it must be read to once more."""
-        careful = catchup.careful
+    def _scan(self, catchup: Catchup) -> bool:
+        """Read the log to a pass, up to where the journal begins; False: once more, carefully."""
         key = catchup.channel.key.project_id.encode()
-        after = catchup.prev.offset
+        floor = self.hub.at(PARTITION, self.hub.journal.floor(PARTITION))
+        careful = catchup.careful
         for record in self.log:
-            if record.key != key or not after < record.offset <= floor.offset:
+            if record.key != key or not catchup.reached.offset < record.offset <= floor.offset:
                 continue
             if not catchup.feed(record):
                 catchup.hand_over(catchup.reached)

@@ -327,6 +327,13 @@ async def test_run_index_is_asked_before_the_id() -> None:
     assert place.offsets.times == []
 
 
+async def test_run_start_that_was_seen_in_another_partition_does_not_count() -> None:
+    place = Place()
+    place.hub.publish(1, [_record(105, "ingest.job.created", "j2")], 0.0)
+
+    assert await place.start(_run("j2")) == Start(_at(9, -1))
+
+
 async def test_run_whose_known_start_kafka_has_deleted_starts_at_the_earliest_left() -> None:
     place = Place(floor=(-1, -1), records=0, earliest=30)
     place.publish(_record(20, "ingest.job.created", "j2"), _record(40))

@@ -14,7 +14,8 @@ __all__ = ["Backlog"]
 
 _CACHE_BYTES = 8 << 20
 _CHUNK_BYTES = 500
-"""What a cached chunk costs beside its events."""
+_EVENT_BYTES = 250
+"""What a cached chunk and each of its events cost beside their bytes."""
 
 
 class _Fed(Enum):
@@ -44,7 +45,7 @@ class Backlog:
         self._hub = hub
         self._waiting: dict[Viewer, None] = {}
         self._passes: deque[Catchup] = deque()
-        self._cache: OrderedDict[tuple[ChannelKey, Position], Chunk] = OrderedDict()
+        self._cache: OrderedDict[tuple[ChannelKey, Position], tuple[Chunk, int]] = OrderedDict()
         self._cache_max_bytes = cache_bytes
         self._cache_bytes = 0
         self.passes = 0
@@ -126,7 +127,10 @@ class Backlog:
         for chunk in self._cached(channel.key, viewer):
             if chunk.cursor.offset > channel.cursor.offset:
                 break
+            built = len(chunk.frames)
             self._hub.hand(viewer, chunk)
+            if len(chunk.frames) > built:
+                self._keep(channel.key, chunk)
             if not viewer.open:
                 return False
             if viewer.full():
@@ -136,9 +140,9 @@ class Backlog:
         return True
 
     def _cached(self, key: ChannelKey, viewer: Viewer) -> Iterator[Chunk]:
-        while (chunk := self._cache.get((key, viewer.position))) is not None:
+        while (kept := self._cache.get((key, viewer.position))) is not None:
             self._cache.move_to_end((key, viewer.position))
-            yield chunk
+            yield kept[0]
 
     def _advance(self, catchup: Catchup, records: int) -> list[Viewer]:
         """Go on with a pass; return its viewers if the journal has forgotten what they need."""
@@ -148,7 +152,9 @@ class Backlog:
         fed = self._feed(catchup, records)
         if fed is not _Fed.MORE:
             cursor = channel.cursor if fed is _Fed.ALL else catchup.reached
-            self._keep(channel.key, catchup.hand_over(cursor))
+            chunk = catchup.hand_over(cursor)
+            if chunk is not None and catchup.viewers[0].limit is None:
+                self._keep(channel.key, chunk)
             if catchup.careful:
                 return catchup.viewers
         if fed is _Fed.ALL:
@@ -173,11 +179,18 @@ class Backlog:
                 return _Fed.MORE
         return _Fed.ALL
 
-    def _keep(self, key: ChannelKey, chunk: Chunk | None) -> None:
-        if chunk is None or (key, chunk.prev) in self._cache:
-            return
-        self._cache[key, chunk.prev] = chunk
-        self._cache_bytes += chunk.size + _CHUNK_BYTES
+    def _keep(self, key: ChannelKey, chunk: Chunk) -> None:
+        """Keep a chunk, or count anew one that is kept: with the frames built since."""
+        chunk, before = self._cache.pop((key, chunk.prev), (chunk, 0))
+        cost = _cost(chunk)
+        self._cache[key, chunk.prev] = chunk, cost
+        self._cache_bytes += cost - before
         while self._cache_bytes > self._cache_max_bytes:
-            _, oldest = self._cache.popitem(last=False)
-            self._cache_bytes -= oldest.size + _CHUNK_BYTES
+            _, (_, oldest) = self._cache.popitem(last=False)
+            self._cache_bytes -= oldest
+
+
+def _cost(chunk: Chunk) -> int:
+    """Return about what a chunk takes, with the frames that are built of it."""
+    frames = sum(map(len, chunk.frames.values()))
+    return _CHUNK_BYTES + chunk.size + _EVENT_BYTES * len(chunk.events) + frames
