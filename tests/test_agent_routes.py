@@ -35,7 +35,7 @@ async def test_run_is_created_refuses_another_and_is_cancelled(
     full = await client.post(RUNS, json={"goal": "another"})
     assert (full.status, (await full.json())["error"]["code"]) == (429, "queue_full")
     assert full.headers["Retry-After"]
-    await events.until(lambda e: e.body.get("steps_done") == 1)
+    await events.until(lambda e: e.type == "agent.step.updated")
     cancelled = await client.post(f"{RUNS}/{run['id']}/cancel")
     assert (cancelled.status, (await cancelled.json())["status"]) == (200, "cancelled")
     assert events.emitted[-1].type == "agent.run.cancelled"
