@@ -22,7 +22,6 @@ FOUND = {
     "frame-twice": Fault.REPEATED,
     "barrier-ignored": Fault.LOST_STATE,
     "chain-not-extended": Fault.BROKEN_CHAIN,
-    "full-viewer-forgotten": Fault.LOST_FACT,
 }
 HONEST = "nothing"
 

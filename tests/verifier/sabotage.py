@@ -12,7 +12,7 @@ from typing import Any, Final
 from unittest import mock
 
 from tailrace.batching import coalesce
-from tailrace.edge import chunk, hub, pump, session
+from tailrace.edge import chunk, hub, session
 from tailrace.edge.app import run
 from tailrace.edge.settings import EdgeSettings
 
@@ -71,22 +71,11 @@ def _chain_not_extended(target: type[hub.Hub]) -> Callable[..., Any]:
     return wrong
 
 
-def _full_viewer_forgotten(target: type[pump.Pump]) -> Callable[..., bool]:
-    """Skip a viewer whose socket is full as if it had been served."""
-    write = target._write
-
-    def wrong(self: pump.Pump, viewer: Any, frame: bytes, made: Any) -> bool:
-        return False if viewer.full() else write(self, viewer, frame, made)
-
-    return wrong
-
-
 SABOTAGES: Final[dict[str, tuple[type, str, Callable[[Any], Callable[..., Any]]]]] = {
     "record-skipped": (hub.Hub, "_route", _record_skipped),
     "frame-twice": (session.Session, "write", _frame_twice),
     "barrier-ignored": (coalesce.Coalescer, "_fold", _barrier_ignored),
     "chain-not-extended": (hub.Hub, "chunk", _chain_not_extended),
-    "full-viewer-forgotten": (pump.Pump, "_write", _full_viewer_forgotten),
 }
 """Name -> what is replaced, and by what."""
 

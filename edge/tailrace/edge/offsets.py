@@ -120,6 +120,6 @@ async def _bounded(ask: Callable[[], Awaitable[int]]) -> int:
     try:
         async with asyncio.timeout(_ANSWER_SECONDS):
             return await ask()
-    except (KafkaError, TimeoutError) as error:
+    except (KafkaError, OSError, TimeoutError) as error:  # a connection may break as it is used
         reason = str(error) or type(error).__name__
         raise UnavailableError(f"Kafka does not answer: {reason}") from error
