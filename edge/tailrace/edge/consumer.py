@@ -196,7 +196,7 @@ class Consumer:
                     async with asyncio.timeout(_ENTER_SECONDS):
                         await self._open(stack)
                     outer.push_async_exit(stack.pop_all())
-            except (KafkaError, TimeoutError, UnavailableError) as error:
+            except (KafkaError, OSError, UnavailableError) as error:
                 if attempt == 0:
                     _log.warning(
                         "kafka not there yet, waiting",
@@ -309,7 +309,7 @@ class Consumer:
             topic = await self._identity.ask()
             earliest = await self.earliest(partition)
             end = await self.end(partition)
-        except (KafkaError, UnavailableError):
+        except (KafkaError, OSError, UnavailableError):
             return
         if topic is None or earliest <= offset <= end:
             return
@@ -338,7 +338,7 @@ class Consumer:
             await asyncio.sleep(_WATCH_SECONDS)
             try:
                 topic = await self._identity.ask()
-            except KafkaError:  # says nothing about the topic
+            except (KafkaError, OSError):  # says nothing about the topic
                 continue
             if topic is None:
                 await self._rest()

@@ -64,7 +64,7 @@ class Scan:
             fetched = await self._consumer.getmany(timeout_ms=_TURN_MS, max_records=_MAX_RECORDS)
         except OffsetOutOfRangeError as error:
             raise OffsetGoneError(await self._earliest(self._partition.partition)) from error
-        except KafkaError as error:
+        except (KafkaError, OSError) as error:
             raise UnavailableError(f"Kafka refuses to be read: {error!r}") from error
         return next(iter(fetched.values()), [])
 
@@ -102,6 +102,6 @@ async def _start(consumer: AIOKafkaConsumer) -> None:
     try:
         async with asyncio.timeout(_START_SECONDS):
             await consumer.start()
-    except (KafkaError, TimeoutError) as error:
+    except (KafkaError, OSError, TimeoutError) as error:
         reason = str(error) or type(error).__name__
         raise UnavailableError(f"Kafka does not answer: {reason}") from error
