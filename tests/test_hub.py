@@ -168,6 +168,22 @@ def test_bad_record_is_counted_once_and_costs_no_other(bad: StubRecord, reason: 
     assert stage.skipped == [(PARTITION, 1, reason)]
 
 
+def test_bad_record_that_one_behind_was_spared_is_not_counted_again_live() -> None:
+    stage = Stage()
+    behind, live = stage.watch(RUN), stage.watch(PROJECT)
+    stage.hub.fall_behind(behind, place(-1))
+    stage.publish(fact(0), spoilt(fact(1)))
+    assert stage.hub.flush(behind.channel) == []
+    stage.backlog.add(behind)
+    stage.catch_up()
+    assert behind.ns == [0]
+
+    stage.flush()
+
+    assert live.ns == [0]
+    assert [(skip.offset, skip.reason) for skip in stage.skipped] == [(1, "undecodable")]
+
+
 def test_tombstone_is_ignored() -> None:
     stage = Stage()
     viewer = stage.watch(PROJECT)

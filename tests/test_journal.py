@@ -340,7 +340,8 @@ def test_rejected_record_is_left_out_of_ranges() -> None:
     journal = _journal()
     journal.watch(0, b"p")
     _append(journal, 10, 11, 12)
-    journal.reject(0, b"p", 11)
+    assert journal.reject(0, b"p", 11)
+    assert not journal.reject(0, b"p", 11), "it is known"
     assert _offsets(journal) == [10, 12]
     journal.watch(0, b"p")
     assert _offsets(journal) == [10, 12]
@@ -354,7 +355,8 @@ def test_nothing_is_noted_of_a_rejected_record_that_is_not_held(key: bytes, offs
     journal.watch(0, b"p")
     _append(journal, 10)
     _append(journal, 11, key=b"q")
-    journal.reject(0, key, offset)
+    assert journal.reject(0, key, offset)
+    assert journal.reject(0, key, offset)
     assert _offsets(journal) == [10]
     assert journal._logs[0].watched[b"p"]._left_out == set()
 

@@ -37,7 +37,8 @@ def test_rejected_record_is_left_out_until_it_is_forgotten() -> None:
     watched = Watched(id_of)
     records = [logged(1, "x"), logged(2)]
     watched.admit(records)
-    watched.reject(1)
+    assert watched.reject(1)
+    assert not watched.reject(1)
     assert _offsets(watched.visible(records)) == [2]
     watched.forget(records)
     assert _offsets(watched.visible(records)) == [1, 2]

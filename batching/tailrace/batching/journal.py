@@ -215,17 +215,21 @@ class Journal(Generic[R]):
             records = block.after(project, after)
             yield from records if watched is None else watched.visible(records)
 
-    def reject(self, partition: int, project: bytes, offset: int) -> None:
+    def reject(self, partition: int, project: bytes, offset: int) -> bool:
         """Leave a record that proved undeliverable out of `range` from now on.
 
         Known until it is held no more or the project is watched no more; of a project that is not
         watched, or a record that is not held, nothing is noted.
+
+        Returns:
+            False if it is left out already; True of what is not known here.
         """
         log = self._logs[partition]
         watched = log.watched.get(project)
         record = log.at(offset)
-        if watched is not None and record is not None and record.key == project:
-            watched.reject(offset)
+        if watched is None or record is None or record.key != project:
+            return True
+        return watched.reject(offset)
 
     def floor(self, partition: int) -> int:
         """Return the offset after which every record is held."""

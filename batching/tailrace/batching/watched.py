@@ -42,9 +42,12 @@ class Watched(Generic[R]):
         self._left_out |= retries
         return [record for record in records if record.offset not in retries]
 
-    def reject(self, offset: int) -> None:
-        """Leave out the record at an offset, which was admitted."""
+    def reject(self, offset: int) -> bool:
+        """Leave out the record at an offset, which was admitted; False if it was left out."""
+        if offset in self._left_out:
+            return False
         self._left_out.add(offset)
+        return True
 
     def visible(self, records: Sequence[R]) -> Sequence[R]:
         """Return records that were admitted without those to leave out."""

@@ -415,8 +415,8 @@ class Hub:
 
     def _reject(self, partition: int, record: Record, error: RecordError) -> None:
         assert record.key is not None, "a record of a watched project"
-        self.journal.reject(partition, record.key, record.offset)
-        self._skip(partition, record.offset, error)
+        if self.journal.reject(partition, record.key, record.offset):
+            self._skip(partition, record.offset, error)
 
 
 def _started(record: Record) -> Subject | None:
