@@ -30,6 +30,17 @@ def test_limit_bounds_the_events_but_not_those_that_replace_one() -> None:
     assert offsets(fold) == [0, 2]
 
 
+def test_limit_does_not_lift_the_bound_of_a_frame() -> None:
+    fold = Fold(every=False, limit=1)
+    fold.take_in(entry(state(0)))
+    for offset in range(1, 20_000):
+        following = entry(state(offset))
+        if not fold.fits(following):
+            break
+        fold.take_in(following)
+    assert 0 < len(fold.take().skipped) < 10_000
+
+
 def test_every_keeps_each_state_and_counts_it() -> None:
     fold = Fold(every=True, limit=2)
     fold.take_in(entry(state(0)))

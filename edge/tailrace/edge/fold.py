@@ -30,8 +30,8 @@ class Fold(Coalescer[Entry]):
         """Tell whether the next record may be added; the first one always may."""
         if not self:
             return True
-        if self.limit is not None and len(self) >= self.limit:
-            return self.replaces(entry.envelope)
+        if self.limit is not None and len(self) >= self.limit and not self.replaces(entry.envelope):
+            return False
         return self.size + entry.size <= _FRAME_BYTES
 
     def take_in(self, entry: Entry) -> None:
