@@ -77,11 +77,38 @@ def test_who_comes_later_is_served_from_what_was_made_before() -> None:
     second = stage.watch(JOB, START)
     stage.catch_up()
 
-    assert stage.backlog.passes == 1
+    assert stage.backlog.passes == 3, "one for each chunk"
     assert stage.hub.counts.rendered == rendered
     assert second.heard == first.heard
     assert len(second.heard) == 3
     assert second.live
+
+
+def test_who_comes_while_a_pass_runs_joins_it() -> None:
+    stage = _watched(states_of_one_key(0, 50))
+    decoded = stage.hub.counts.decoded
+    viewers = [stage.watch(JOB, START)]
+    while stage.backlog:
+        stage.turn(NOT_LIVE)
+        if len(viewers) < 8:
+            viewers.append(stage.watch(JOB, START))
+
+    assert len(viewers) == 8
+    assert [viewer.ns for viewer in viewers] == [[49]] * 8
+    assert stage.backlog.passes == 1
+    assert stage.hub.counts.decoded == decoded + 1
+
+
+def test_viewers_far_apart_share_what_is_ahead_of_both() -> None:
+    stage = _watched(_facts(0, 12, padding=100_000))
+    decoded = stage.hub.counts.decoded
+    ahead, behind = stage.watch(JOB, place(1)), stage.watch(JOB, START)
+
+    stage.catch_up()
+
+    assert behind.ns == list(range(12))
+    assert ahead.ns == list(range(2, 12))
+    assert stage.hub.counts.decoded == decoded + 12, "each record once"
 
 
 def test_who_comes_later_still_gets_what_came_since() -> None:
@@ -285,7 +312,7 @@ def test_full_viewer_leaves_the_pass_and_the_others_go_on() -> None:
     assert slow.waits == 1
     assert not slow.live
     assert not stage.backlog
-    assert stage.backlog.passes == 1
+    assert stage.backlog.passes == 3, "one for each chunk"
 
 
 def test_full_viewer_comes_back_and_misses_nothing() -> None:
@@ -347,7 +374,7 @@ def test_viewer_who_fills_up_on_what_was_made_before_waits() -> None:
     stage.drain(slow)
     stage.catch_up()
     assert slow.ns == list(range(6))
-    assert stage.backlog.passes == 1
+    assert stage.backlog.passes == 3, "one for each chunk"
 
 
 class _Cost(NamedTuple):
@@ -413,6 +440,15 @@ def test_closed_viewer_is_forgotten_where_it_waits_and_in_a_pass() -> None:
     assert [ref() for ref in gone] == [None, None]
     assert not stage.backlog
     assert len(stage.hub) == 1
+
+
+def test_pass_whose_viewers_are_all_gone_takes_no_further_turn() -> None:
+    stage = _watched(states_of_one_key(0, 1000))
+    viewer = stage.watch(JOB, START)
+    stage.turn(NOT_LIVE)
+    stage.leave(viewer)
+
+    assert stage.catch_up(NOT_LIVE) == 1
 
 
 def test_viewer_gone_before_its_turn_begins_no_pass() -> None:

@@ -1,6 +1,6 @@
 """Viewers who are behind, served from the journal in turn until they are live. Pure."""
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterator
 from enum import Enum, auto
 
@@ -33,8 +33,8 @@ class Backlog:
     """All who are behind, each a position and no queue.
 
     Viewers at the same position of a channel are served by one pass over the journal, also when
-    they come one after the other: what a pass has made is kept for a while. The passes take turns,
-    so that a long one delays nobody.
+    they come one after the other: they join one that is there, and what it has made is kept for a
+    while. A pass makes one chunk; the passes take turns, so that a long one delays nobody.
 
     Args:
         hub: Whose channels and journal.
@@ -44,12 +44,12 @@ class Backlog:
     def __init__(self, hub: Hub, *, cache_bytes: int = _CACHE_BYTES) -> None:
         self._hub = hub
         self._waiting: dict[Viewer, None] = {}
-        self._passes: deque[Catchup] = deque()
+        self._passes: OrderedDict[Place, Catchup] = OrderedDict()
         self._cache: OrderedDict[tuple[ChannelKey, Position], tuple[Chunk, int]] = OrderedDict()
         self._cache_max_bytes = cache_bytes
         self._cache_bytes = 0
         self.passes = 0
-        """Passes over the journal begun so far."""
+        """Passes over the journal begun so far, each for one chunk."""
 
     def __bool__(self) -> bool:
         """Tell whether there is anything to do now."""
@@ -77,13 +77,12 @@ class Backlog:
         """
         lost = self._admit()
         if self._passes:
-            lost += self._advance(self._passes.popleft(), records)
+            lost += self._advance(*self._passes.popitem(last=False), records)
         return lost
 
     def _admit(self) -> list[Viewer]:
-        """Begin a pass for each place where viewers wait; return whom the journal cannot serve."""
+        """Let those who wait join a pass; return whom the journal cannot serve."""
         lost: list[Viewer] = []
-        places: dict[Place, list[Viewer]] = {}
         waiting, self._waiting = self._waiting, {}
         for viewer in waiting:
             if not viewer.open or viewer.live:
@@ -100,11 +99,18 @@ class Backlog:
             if viewer.position.offset < self._hub.journal.floor(viewer.position.partition):
                 lost.append(viewer)
             else:
-                places.setdefault(place_of(viewer), []).append(viewer)
-        for place, viewers in places.items():
-            self.passes += 1
-            self._passes.append(Catchup(self._hub, place, viewers))
+                self._join(viewer)
         return lost
+
+    def _join(self, viewer: Viewer) -> None:
+        """Let a viewer be served by the pass at its place."""
+        place = place_of(viewer)
+        catchup = self._passes.get(place)
+        if catchup is None:
+            self.passes += 1
+            self._passes[place] = Catchup(self._hub, place, [viewer])
+        else:
+            catchup.viewers.append(viewer)
 
     def _settled(self, viewer: Viewer) -> bool:
         """Tell whether there is nothing to catch up with, and put the viewer where it belongs."""
@@ -144,24 +150,27 @@ class Backlog:
             self._cache.move_to_end((key, viewer.position))
             yield kept[0]
 
-    def _advance(self, catchup: Catchup, records: int) -> list[Viewer]:
+    def _advance(self, place: Place, catchup: Catchup, records: int) -> list[Viewer]:
         """Go on with a pass; return its viewers if the journal has forgotten what they need."""
-        channel = catchup.channel
-        if catchup.reached.offset < self._hub.journal.floor(catchup.prev.partition):
+        if not any(viewer.open for viewer in catchup.viewers):
+            return []
+        if catchup.reached.offset < self._hub.journal.floor(place.position.partition):
             return catchup.viewers
         fed = self._feed(catchup, records)
-        if fed is not _Fed.MORE:
-            cursor = channel.cursor if fed is _Fed.ALL else catchup.reached
-            chunk = catchup.hand_over(cursor)
-            if chunk is not None and catchup.viewers[0].limit is None:
-                self._keep(channel.key, chunk)
-            if catchup.careful:
-                return catchup.viewers
-        if fed is _Fed.ALL:
-            for viewer in catchup.viewers:
+        if fed is _Fed.MORE:
+            self._passes[place] = catchup
+            return []
+        channel = place.channel
+        chunk = catchup.hand_over(channel.cursor if fed is _Fed.ALL else catchup.reached)
+        if catchup.careful:
+            return catchup.viewers
+        if chunk is not None and place.limit is None:
+            self._keep(channel.key, chunk)
+        for viewer in catchup.viewers:
+            if fed is _Fed.ALL:
                 viewer.arrive()
-        elif catchup.viewers:
-            self._passes.append(catchup)
+            else:
+                self.add(viewer)  # others may have been before where it is now
         return []
 
     def _feed(self, catchup: Catchup, records: int) -> _Fed:
