@@ -72,7 +72,7 @@ class Coalescer(Generic[T]):
     def replaces(self, envelope: Envelope) -> bool:
         """Tell whether a record, if it is the next one, replaces a pending state."""
         key = envelope.coalesce_key
-        if key is None or self._every:
+        if key is None:
             return False
         identity = (envelope.type, key.partition("|")[0])
         pending = self._open.get(envelope.subject, {}).get(identity)
