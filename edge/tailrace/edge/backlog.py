@@ -131,8 +131,6 @@ class Backlog:
         if viewer.limit is not None:
             return True
         for chunk in self._cached(channel.key, viewer):
-            if chunk.cursor.offset > channel.cursor.offset:
-                break
             built = len(chunk.frames)
             self._hub.hand(viewer, chunk)
             if len(chunk.frames) > built:
