@@ -184,6 +184,15 @@ def test_bad_record_that_one_behind_was_spared_is_not_counted_again_live() -> No
     assert [(skip.offset, skip.reason) for skip in stage.skipped] == [(1, "undecodable")]
 
 
+def test_bad_record_is_decoded_once_however_many_channels_want_it() -> None:
+    stage = Stage()
+    stage.watch(RUN)
+    stage.watch(PROJECT)
+    stage.publish(spoilt(fact(0)))
+    stage.flush()
+    assert stage.hub.counts.decoded == 1
+
+
 def test_tombstone_is_ignored() -> None:
     stage = Stage()
     viewer = stage.watch(PROJECT)
@@ -321,6 +330,14 @@ def test_viewers_who_are_behind_are_counted() -> None:
     stage.publish(fact(0))
     stage.flush()
     assert stage.hub.lagging() == 1
+
+
+def test_who_is_behind_already_stays_where_they_are() -> None:
+    stage = Stage()
+    viewer = stage.watch(RUN)
+    stage.hub.fall_behind(viewer, place(3))
+    stage.hub.fall_behind(viewer, place(9))
+    assert viewer.position == place(3)
 
 
 def test_average_record_is_known_from_a_sample() -> None:

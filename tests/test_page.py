@@ -222,6 +222,18 @@ def test_gap_of_the_request_is_told_with_the_page() -> None:
     assert page.heard.ns == [0]
 
 
+def test_gap_is_told_at_once_though_there_is_no_event_to_take() -> None:
+    stage = _stage()
+    stage.publish(fact(0, run="j2"))
+    stage.beat()
+    page = Page(stage, place(0), gap=Gap.INVALID)
+
+    stage.catch_up()
+
+    assert page.told == ["done"]
+    assert page.answer.gap is Gap.INVALID
+
+
 def test_gap_before_the_first_event_begins_the_page_behind_it() -> None:
     stage = _stage()
     stage.publish(fact(0), fact(1))

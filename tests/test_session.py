@@ -2,7 +2,7 @@ import pytest
 from edge_viewers import Stage, key_of, place
 
 from tailrace.edge.chunk import Chunk, Rendered
-from tailrace.edge.dialect import Break, Dialect, frame_of
+from tailrace.edge.dialect import Break, Dialect, frame_of, gap_frame
 from tailrace.edge.protocol import Gap
 from tailrace.edge.session import Allowance, Session, Subscription
 
@@ -69,9 +69,11 @@ def test_chunk_is_written_in_the_dialect_and_moves_the_position() -> None:
 
 
 def test_one_who_is_behind_gets_nothing_compressed() -> None:
+    large = Chunk("p1", place(-1), place(3), [Rendered(2, 1002, 0, b'{"a":"%b"}' % (b"x" * 600))])
+    assert frame_of(large, Dialect.V1_DEFLATED) != frame_of(large, Dialect.V1)
     socket = Socket()
-    subscription(socket.session(), Dialect.V1_DEFLATED).deliver(CHUNK)
-    assert socket.written == [frame_of(CHUNK, Dialect.V1)]
+    subscription(socket.session(), Dialect.V1_DEFLATED).deliver(large)
+    assert socket.written == [frame_of(large, Dialect.V1)]
 
 
 def test_plain_viewer_hears_nothing_of_an_empty_range() -> None:
@@ -88,6 +90,15 @@ def test_gap_begins_where_the_viewer_is_and_moves_it() -> None:
     viewer.tell(Break("p1", place(9), place(5), Gap.RESET))
     assert b'"reason":"reset"' in socket.written[0]
     assert viewer.position == place(5)
+
+
+def test_gap_is_told_from_where_the_viewer_is_now() -> None:
+    socket = Socket()
+    viewer = subscription(socket.session())
+    viewer.position = place(4)
+    gap = Break("p1", place(-1), place(9), Gap.RETENTION)
+    viewer.tell(gap)
+    assert socket.written == [gap_frame(gap._replace(prev=place(4)), Dialect.V1)]
 
 
 def test_arrival_makes_it_live_in_its_dialect() -> None:
