@@ -5,7 +5,7 @@ from collections.abc import Callable
 from tailrace.edge.channel import Channel
 from tailrace.edge.chunk import Chunk
 from tailrace.edge.dialect import Break, Dialect, frame_of, gap_frame
-from tailrace.edge.protocol import CloseCode, close_reason
+from tailrace.edge.protocol import CloseCode, Gap, close_reason
 from tailrace.schemas import Position, format_cursor
 
 __all__ = ["Allowance", "Session", "Subscription"]
@@ -91,6 +91,8 @@ class Subscription:
         dialect: How it is served.
         channel: What it follows.
         position: Where it begins.
+        gap: Why that is not where its cursor says, to be told first; a dialect that has told it
+            otherwise gives none.
     """
 
     __slots__ = (
@@ -107,7 +109,12 @@ class Subscription:
     )
 
     def __init__(
-        self, session: Session, dialect: Dialect, channel: Channel, position: Position
+        self,
+        session: Session,
+        dialect: Dialect,
+        channel: Channel,
+        position: Position,
+        gap: Gap | None = None,
     ) -> None:
         self.session = session
         self.dialect = dialect
@@ -117,7 +124,7 @@ class Subscription:
         self.limit: int | None = None
         self.left = False
         """Unsubscribed, while the connection may go on."""
-        self.gap: Break | None = None
+        self.gap = None if gap is None else Break(channel.name, position, position, gap)
         self.write = session.write
         self.full = session.full
 

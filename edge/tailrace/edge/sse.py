@@ -6,7 +6,7 @@ from aiohttp import HttpVersion11, web
 
 from tailrace.edge.channel import Channel
 from tailrace.edge.connection import bound_linger, connect, release
-from tailrace.edge.dialect import Break, Dialect
+from tailrace.edge.dialect import Dialect
 from tailrace.edge.locate import Start
 from tailrace.edge.node import Node
 from tailrace.edge.request import StreamRequest
@@ -76,11 +76,10 @@ class _Viewer:
         self._subscription: Subscription | None = None
 
     def subscribe(self, channel: Channel, position: Position, start: Start) -> Subscription:
-        subscription = Subscription(self._session, self._dialect, channel, position)
-        if start.gap is not None:
-            subscription.gap = Break(channel.name, position, position, start.gap)
-        self._subscription = subscription
-        return subscription
+        self._subscription = Subscription(
+            self._session, self._dialect, channel, position, start.gap
+        )
+        return self._subscription
 
     def ping(self) -> None:
         """Do nothing: an idle stream has its heartbeat, a dead peer the kernel's timeout."""

@@ -9,7 +9,7 @@ from aiohttp import WebSocketError, WSCloseCode, WSMsgType, web
 from tailrace.edge.channel import Channel
 from tailrace.edge.connection import bound_linger, connect, release
 from tailrace.edge.conversation import Conversation
-from tailrace.edge.dialect import Break, Dialect, message
+from tailrace.edge.dialect import Dialect, message
 from tailrace.edge.locate import Start
 from tailrace.edge.node import Node
 from tailrace.edge.protocol import PLAIN, V1, CloseCode, close_reason
@@ -156,9 +156,7 @@ class _Viewer:
 
     def _subscribe_plain(self, channel: Channel, position: Position, start: Start) -> Subscription:
         dialect = Dialect.PLAIN_DEFLATED if self._deflated else Dialect.PLAIN
-        self._plain = Subscription(self._session, dialect, channel, position)
-        if start.gap is not None:
-            self._plain.gap = Break(channel.name, position, position, start.gap)
+        self._plain = Subscription(self._session, dialect, channel, position, start.gap)
         return self._plain
 
     async def read(self) -> int:
