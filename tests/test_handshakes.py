@@ -30,4 +30,6 @@ async def test_timer_ends_with_the_request() -> None:
 
 
 async def test_gone_transport_is_nobodys_request() -> None:
-    Handshakes(1.0).done(None)
+    handshakes = Handshakes(1.0)
+    handshakes.done(None)
+    assert len(handshakes) == 0

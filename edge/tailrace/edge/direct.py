@@ -1,7 +1,7 @@
 """Writes frames straight into a plain TCP socket, and through its transport where that is not safe.
 
-`transport.write` queues and sends in the next turn of the loop: a quarter of what a delivery costs
-(`python -m bench fan-out`).
+`transport.write` queues a frame and sends it in the next turn of the loop, which costs more than
+the call itself; `python -m bench hot` has what a delivery costs.
 """
 
 import asyncio

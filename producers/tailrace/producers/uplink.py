@@ -57,8 +57,9 @@ class Uplink:
         work: The owner.
         connect: Makes a producer that is not started yet.
         linger: Seconds between two refills while there is traffic, a quarter of it where that is
-            light, and for 0.1 s after: being woken costs whoever emits some 40 µs, looking costs
-            the uplink 20. After silence the first refill is at once. 0: never look, be woken.
+            light, and for 0.1 s after: being woken costs whoever emits, and more than looking
+            costs the uplink (bench/emit.py). After silence the first refill is at once. 0: never
+            look, be woken.
     """
 
     def __init__(
