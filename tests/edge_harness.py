@@ -18,7 +18,6 @@ from urllib.parse import quote
 
 import aiohttp
 import orjson
-from aiohttp import web
 from aiokafka import AIOKafkaProducer
 from memory_topic import MemoryConsumer, MemoryTopic, StubRecord
 from prometheus_client.parser import text_string_to_metric_families
@@ -233,10 +232,18 @@ class Edge(Client):
     @property
     def sockets(self) -> int:
         """How many connections the server of this process holds, those of this client included."""
-        return sum(
-            isinstance(found, web.RequestHandler) and found.transport is not None
-            for found in gc.get_objects()
-        )
+        return sum(_accepted(found, self.port) for found in gc.get_objects())
+
+
+def _accepted(found: object, port: int) -> bool:
+    """Tell whether an object is an open socket that was accepted on a port."""
+    return (
+        isinstance(found, socket.socket)
+        and found.fileno() >= 0
+        and found.family is socket.AF_INET
+        and found.getsockname()[1] == port
+        and not found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    )
 
 
 @asynccontextmanager

@@ -165,9 +165,10 @@ class Witness:
         """Take everything again; put it back into the backlog if it `waits`."""
         self._room = _ENDLESS
 
-    def write(self, frame: bytes, /) -> bool:
-        assert not self.full(), "asked before it is written to"
+    def offer(self, frame: bytes, /) -> bool | None:
         assert self.open, "gone"
+        if self.full():
+            return None
         self._room -= 1
         self.frames.append(frame)
         return True
@@ -178,7 +179,7 @@ class Witness:
     def deliver(self, chunk: Chunk) -> None:
         assert chunk.prev == self.position, "an unbroken chain"
         assert not self.live, "served twice"
-        self.write(frame_of(chunk, Dialect.V1))
+        assert self.offer(frame_of(chunk, Dialect.V1)), "asked before it is written to"
         self.position = chunk.cursor
 
     def tell(self, gap: Break) -> None:
@@ -274,11 +275,9 @@ class Stage:
         channel.parked.clear()
         for chunk in chunks:
             for viewer in tuple(channel.live.get(Dialect.V1, ())):
-                if viewer.full():
+                if viewer.offer(frame_of(chunk, Dialect.V1)) is None:
                     self.hub.fall_behind(viewer, chunk.prev)
                     viewer.wait_for_room()
-                else:
-                    viewer.write(frame_of(chunk, Dialect.V1))
         return chunks
 
     def turn(self, records: int = 500) -> list[Viewer]:

@@ -4,17 +4,20 @@ import asyncio
 import random
 import socket
 import ssl
-from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple, cast
 
 import pytest
 from edge_harness import until
 
-from tailrace.edge.direct import direct_writer
+from tailrace.edge.direct import Gate, Offer, direct_writer
 
 WAIT_SECONDS = 20.0
+
+
+def writer(transport: asyncio.Transport, gate: Gate | None = None, most: int = 1 << 30) -> Offer:
+    return direct_writer(transport, gate or Gate(), most)
 
 
 class Pair(NamedTuple):
@@ -72,7 +75,7 @@ async def read(peer: socket.socket, size: int, most: int = 1 << 16) -> bytes:
 async def test_bytes_keep_their_order_however_little_the_socket_takes(seed: int) -> None:
     chance = random.Random(seed)
     async with connected(send_buffer=chance.choice([2048, 4096, 65536])) as pair:
-        write = direct_writer(pair.transport)
+        write = writer(pair.transport)
         expected = bytearray()
         reading = asyncio.create_task(_trickle(pair.peer, chance))
         for number in range(400):
@@ -109,14 +112,14 @@ async def _whole(pair: Pair, reading: asyncio.Task[bytes]) -> bytes:
 
 async def test_clean_socket_gets_a_frame_in_the_same_turn_of_the_loop() -> None:
     async with connected(send_buffer=1 << 16) as pair:
-        direct_writer(pair.transport)(b"now")
+        writer(pair.transport)(b"now")
         assert pair.transport.get_write_buffer_size() == 0
         assert await read(pair.peer, 3) == b"now"
 
 
 async def test_frame_waits_behind_what_the_transport_holds() -> None:
     async with connected() as pair:
-        write = direct_writer(pair.transport)
+        write = writer(pair.transport)
         first = b"a" * 2_000_000
         pair.transport.write(first)
         assert pair.transport.get_write_buffer_size() > 0
@@ -124,13 +127,39 @@ async def test_frame_waits_behind_what_the_transport_holds() -> None:
         assert await read(pair.peer, len(first) + 10) == first + b"b" * 10
 
 
-async def test_lost_connection_is_told_to_the_writer() -> None:
+async def test_lost_connection_closes_the_gate_and_takes_nothing_more() -> None:
     async with connected() as pair:
-        write = direct_writer(pair.transport)
+        gate = Gate()
+        write = writer(pair.transport, gate)
         pair.peer.close()
-        frames = [b"x" * 1000] * 1000
-        with pytest.raises((OSError, RuntimeError)):
-            deque(map(write, frames))
+        taken = [write(b"x" * 1000) for _ in range(1000)]
+        assert taken.index(False) == taken.count(True), "from the first one on that is not taken"
+        assert not gate.open
+
+
+async def test_nothing_is_written_behind_a_closed_gate() -> None:
+    async with connected() as pair:
+        gate = Gate()
+        write = writer(pair.transport, gate)
+        assert write(b"before")
+        gate.open = False
+        assert write(b"after") is False
+        pair.transport.close()
+        assert await read(pair.peer, 6) == b"before"
+        assert await asyncio.get_running_loop().sock_recv(pair.peer, 10) == b""
+
+
+async def test_full_socket_takes_what_may_wait_and_nothing_else() -> None:
+    async with connected() as pair:
+        write = writer(pair.transport, most=1000)
+        first = b"a" * 2_000_000
+        pair.transport.write(first)
+        held = pair.transport.get_write_buffer_size()
+        assert held > 1000
+        assert write(b"b") is None
+        assert pair.transport.get_write_buffer_size() == held
+        assert write(b"c", 1 << 30)
+        assert await read(pair.peer, len(first) + 1) == first + b"c"
 
 
 async def test_descriptor_is_open_until_the_loss_is_known() -> None:
@@ -165,6 +194,9 @@ class _Told(asyncio.Transport):
         super().__init__(extra)
         self.written: list[bytes] = []
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.written.append(bytes(data))
 
@@ -177,6 +209,5 @@ def test_what_is_no_plain_tcp_goes_through_its_transport(kind: str) -> None:
         if kind == "tls":
             extra["sslcontext"] = ssl.create_default_context()
         transport = _Told(extra)
-        write: Callable[[bytes], object] = direct_writer(transport)
-        write(b"frame")
+        writer(transport)(b"frame")
     assert transport.written == [b"frame"]

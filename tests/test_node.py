@@ -54,9 +54,10 @@ def test_node_is_full_at_its_bound_and_has_room_again() -> None:
     node = Node(EdgeSettings(max_connections=2))
     node.roster.enter(Guest())
     assert not node.full
-    leave = node.roster.enter(Guest())
+    last = Guest()
+    node.roster.enter(last)
     assert node.full
-    leave()
+    node.roster.leave(last)
 
     assert not node.full
 

@@ -48,10 +48,12 @@ async def _one_round(roster: Roster) -> None:
 
 def test_roster_counts_who_is_there() -> None:
     roster = Roster(25.0)
-    leaves = [roster.enter(_Guest()) for _ in range(120)]
+    guests = [_Guest() for _ in range(120)]
+    for guest in guests:
+        roster.enter(guest)
     assert len(roster) == 120
-    for leave in leaves[:100]:
-        leave()
+    for guest in guests[:100]:
+        roster.leave(guest)
     assert len(roster) == 20
 
 
@@ -88,9 +90,9 @@ async def test_pings_are_spread_evenly(slept: list[float], monkeypatch: pytest.M
 async def test_who_left_is_pinged_no_more() -> None:
     roster = Roster(25.0)
     gone, here = _Guest(), _Guest()
-    leave = roster.enter(gone)
+    roster.enter(gone)
     roster.enter(here)
-    leave()
+    roster.leave(gone)
 
     await _one_round(roster)
 
@@ -102,11 +104,12 @@ async def test_guest_may_leave_when_it_is_pinged() -> None:
     class Leaving(_Guest):
         def ping(self) -> None:
             super().ping()
-            leaves[self]()
+            roster.leave(self)
 
     roster = Roster(25.0)
     guests = [Leaving() for _ in range(120)]
-    leaves = {guest: roster.enter(guest) for guest in guests}
+    for guest in guests:
+        roster.enter(guest)
 
     await _one_round(roster)
 
@@ -160,13 +163,10 @@ async def test_drain_of_nobody_takes_no_time(slept: list[float]) -> None:
 
 async def test_who_left_meanwhile_is_not_sent_away() -> None:
     roster = Roster(25.0)
-    leaves: list[Callable[[], None]] = []
-
-    def other_leaves() -> None:
-        leaves[1]()
-
-    first, second = _Guest(other_leaves), _Guest()
-    leaves += [roster.enter(first), roster.enter(second)]
+    second = _Guest()
+    first = _Guest(lambda: roster.leave(second))
+    roster.enter(first)
+    roster.enter(second)
 
     await roster.drain(0.0, Random(1))
 

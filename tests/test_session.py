@@ -1,31 +1,35 @@
-import pytest
 from edge_viewers import Stage, key_of, place
 
 from tailrace.edge.chunk import Chunk, Rendered
 from tailrace.edge.dialect import Break, Dialect, frame_of, gap_frame
+from tailrace.edge.direct import Gate
 from tailrace.edge.protocol import Gap
 from tailrace.edge.session import Allowance, Session, Subscription
 
 
 class Socket:
-    def __init__(self, *, waiting: int = 0, error: Exception | None = None) -> None:
+    def __init__(self, *, waiting: int = 0) -> None:
         self.waiting = waiting
-        self.error = error
+        self.gate = Gate()
         self.written: list[bytes] = []
         self.closed: list[tuple[int, bytes]] = []
 
     def session(self, max_buffered: int = 100) -> Session:
         return Session(
-            self.write,
+            self.gate,
+            self.offer,
             lambda: self.waiting,
             lambda code, reason: self.closed.append((code, reason)),
             max_buffered=max_buffered,
         )
 
-    def write(self, frame: bytes) -> None:
-        if self.error is not None:
-            raise self.error
+    def offer(self, frame: bytes, most: int = 100) -> bool | None:
+        if not self.gate.open:
+            return False
+        if self.waiting > most:
+            return None
         self.written.append(frame)
+        return True
 
 
 def subscription(session: Session, dialect: Dialect = Dialect.V1) -> Subscription:
@@ -46,11 +50,20 @@ def test_close_is_begun_once_and_nothing_is_written_after_it() -> None:
     assert (socket.written, socket.closed, session.close_code) == ([b"a"], [(1012, b"x")], 1012)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("closed"), ConnectionResetError(), OSError()])
-def test_lost_connection_is_closed_without_a_word(error: Exception) -> None:
-    socket = Socket(error=error)
+def test_what_must_be_said_is_said_to_a_full_socket_and_the_rest_is_not() -> None:
+    socket = Socket(waiting=101)
     session = socket.session()
+    assert session.offer(b"event") is None
+    assert session.write(b"answer")
+    assert socket.written == [b"answer"]
+
+
+def test_lost_connection_takes_nothing() -> None:
+    socket = Socket()
+    session = socket.session()
+    socket.gate.open = False
     assert not session.write(b"a")
+    session.close(1000)
     assert (session.open, session.close_code, socket.closed) == (False, None, [])
 
 

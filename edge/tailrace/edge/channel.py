@@ -65,8 +65,12 @@ class Viewer(Protocol):
     def full(self) -> bool:
         """Tell whether nothing more can be delivered for now."""
 
-    def write(self, frame: bytes, /) -> bool:
-        """Put a live frame of the viewer's dialect into the socket; False when it is lost."""
+    def offer(self, frame: bytes, /) -> bool | None:
+        """Put a live frame of the viewer's dialect into the socket.
+
+        Returns:
+            None when it is full, False when it is lost.
+        """
 
     def wait_for_room(self) -> None:
         """Come back to the backlog when there is room again."""

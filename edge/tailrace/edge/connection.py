@@ -7,13 +7,14 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from tailrace.edge.direct import direct_writer
+from tailrace.edge.direct import Gate, direct_writer
 from tailrace.edge.node import Node
 from tailrace.edge.session import Session
 
-__all__ = ["Connection", "bound_linger", "connect", "release"]
+__all__ = ["Connection", "bound_linger", "connect", "open_session", "release"]
 
 _LOW_WATER = 1 << 14
+_Close = Callable[[asyncio.Transport, int, bytes], None]
 
 
 class Connection(NamedTuple):
@@ -23,13 +24,35 @@ class Connection(NamedTuple):
     transport: asyncio.Transport
 
 
+def open_session(transport: asyncio.Transport, close: _Close, *, max_buffered: int) -> Session:
+    """Return what writes to a transport from now on, whole frames at a time.
+
+    It refers to the transport only, so that a protocol may hold it without a cycle.
+
+    Args:
+        transport: Of one viewer.
+        close: Begins to close the transport, with a code and a reason; returns at once.
+        max_buffered: With more bytes waiting the socket is full.
+    """
+    # uvloop's default for the low one is 16 bytes.
+    transport.set_write_buffer_limits(max_buffered, min(_LOW_WATER, max_buffered // 2))
+    gate = Gate()
+    return Session(
+        gate,
+        direct_writer(transport, gate, max_buffered),
+        transport.get_write_buffer_size,
+        partial(close, transport),
+        max_buffered=max_buffered,
+    )
+
+
 def connect(
     node: Node,
     request: web.Request,
-    close: Callable[[asyncio.Transport, int, bytes], None],
+    close: _Close,
     lost: Callable[[], None] = lambda: None,
 ) -> Connection:
-    """Return the session of a request whose answer has begun.
+    """Return the session of a request whose answer has begun, and goes on under aiohttp.
 
     Args:
         node: Told when the socket has room again.
@@ -43,15 +66,7 @@ def connect(
     transport = request.transport
     if transport is None:
         raise ConnectionResetError("gone before it was served")
-    max_buffered = node.settings.session_buffer_bytes
-    # uvloop's default for the low one is 16 bytes.
-    transport.set_write_buffer_limits(max_buffered, min(_LOW_WATER, max_buffered // 2))
-    session = Session(
-        direct_writer(transport),
-        transport.get_write_buffer_size,
-        partial(close, transport),
-        max_buffered=max_buffered,
-    )
+    session = open_session(transport, close, max_buffered=node.settings.session_buffer_bytes)
     transport.set_protocol(_Tap(request.protocol, node, session, lost))
     return Connection(session, transport)
 
@@ -103,6 +118,6 @@ class _Tap(asyncio.Protocol):
             self._node.drained(self._session.waiting)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._session.open = False
+        self._session.end()
         self._lost()
         self._inner.connection_lost(exc)

@@ -29,6 +29,8 @@ class Conversation:
         deflated: Whether it takes compressed messages.
     """
 
+    __slots__ = ("_dialect", "_node", "_session", "_subscriptions")
+
     def __init__(self, node: Node, session: Session, *, deflated: bool = False) -> None:
         self._node = node
         self._dialect = Dialect.V1_DEFLATED if deflated else Dialect.V1

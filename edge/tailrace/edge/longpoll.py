@@ -34,7 +34,7 @@ class LongPollEndpoint:
             UnavailableError: Kafka does not answer.
         """
         poll = _Poll(page)
-        leave = self._node.roster.enter(poll)
+        self._node.roster.enter(poll)
         self._node.metrics.connections["json"] += 1
         try:
             await self._node.subscribe(asked, poll.collect)
@@ -42,7 +42,7 @@ class LongPollEndpoint:
             answer = poll.collector.answer()
         finally:
             self._node.metrics.connections["json"] -= 1
-            leave()
+            self._node.roster.leave(poll)
             if poll.begun:
                 poll.collector.open = False
                 self._node.unsubscribe(poll.collector)

@@ -63,7 +63,7 @@ class Collector:
         """Tell that there is always room, up to `limit`."""
         return False
 
-    def write(self, frame: bytes, /) -> bool:
+    def offer(self, frame: bytes, /) -> bool | None:
         """Never called: a collector is not live."""
         raise AssertionError(frame)
 

@@ -15,6 +15,7 @@ __all__ = [
     "CloseCode",
     "Gap",
     "Types",
+    "close_frame",
     "close_reason",
     "deflated_frame",
     "parse_types",
@@ -135,6 +136,11 @@ def _framed(first: bytes, payload: bytes) -> bytes:
     if size < _MEDIUM:
         return first + b"\x7e" + size.to_bytes(2, "big") + payload
     return first + b"\x7f" + size.to_bytes(8, "big") + payload
+
+
+def close_frame(code: int, reason: bytes = b"") -> bytes:
+    """Return one unmasked close frame; the reason has 123 bytes at most."""
+    return _framed(b"\x88", code.to_bytes(2, "big") + reason)
 
 
 _MAX_REASON = 123  # RFC 6455 §5.5: a control frame holds 125 bytes, 2 of them the code

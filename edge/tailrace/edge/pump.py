@@ -10,6 +10,7 @@ from tailrace.edge.chunk import Chunk
 from tailrace.edge.dialect import Dialect, frame_of
 from tailrace.edge.hub import Hub
 from tailrace.edge.metrics import DeliveryHistogram
+from tailrace.schemas import Position
 
 __all__ = ["Pump"]
 
@@ -124,21 +125,31 @@ class Pump:
         written = 0
         for dialect, viewers in audience:
             frame = frame_of(chunk, dialect.for_takers(len(viewers)))
-            for viewer in viewers if frame else ():
-                if viewer.live:
-                    written += self._write(viewer, frame, chunk)
-                self._writes += 1
-                if self._writes % _YIELD_EVERY == 0:
+            for start in range(0, len(viewers) if frame else 0, _YIELD_EVERY):
+                some = viewers[start : start + _YIELD_EVERY]
+                written += self._write(some, frame, chunk.prev)
+                self._writes += len(some)
+                if self._writes >= _YIELD_EVERY:
+                    self._writes = 0
                     await asyncio.sleep(0)
         self._count(chunk, written)
 
-    def _write(self, viewer: Viewer, frame: bytes, chunk: Chunk) -> bool:
-        if viewer.full():
-            self._hub.counts.overrun += 1
-            self._hub.fall_behind(viewer, chunk.prev)
-            viewer.wait_for_room()
-            return False
-        return viewer.write(frame)
+    def _write(self, viewers: Sequence[Viewer], frame: bytes, prev: Position) -> int:
+        """Write a frame to those who are still live; return to how many.
+
+        Whose socket is full is served from `prev` on when it has drained.
+        """
+        written = 0
+        for viewer in viewers:
+            if viewer.live:
+                taken = viewer.offer(frame)
+                if taken:
+                    written += 1
+                elif taken is None:
+                    self._hub.counts.overrun += 1
+                    self._hub.fall_behind(viewer, prev)
+                    viewer.wait_for_room()
+        return written
 
     def _count(self, chunk: Chunk, written: int) -> None:
         counts = self._hub.counts

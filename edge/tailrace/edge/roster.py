@@ -4,7 +4,7 @@ One timer for all: a heartbeat of each connection's own would bunch up and stall
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import cycle
 from random import Random
 from typing import Protocol
@@ -48,18 +48,17 @@ class Roster:
         """Return how many are connected."""
         return len(self._slot_of)
 
-    def enter(self, guest: Guest) -> Callable[[], None]:
-        """Count a connection; call what is returned when it has ended."""
+    def enter(self, guest: Guest) -> None:
+        """Count a connection."""
         self._entered += 1
         if self._entered % _SETTLE_EVERY == 0:
             settle()
         slot = self._slot_of[guest] = self._entered % _SLOTS
         self._slots[slot][guest] = None
 
-        def leave() -> None:
-            del self._slots[self._slot_of.pop(guest)][guest]
-
-        return leave
+    def leave(self, guest: Guest) -> None:
+        """Forget a connection, which has ended."""
+        del self._slots[self._slot_of.pop(guest)][guest]
 
     async def run(self) -> None:
         """Ping until cancelled."""

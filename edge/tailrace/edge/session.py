@@ -5,21 +5,22 @@ from collections.abc import Callable
 from tailrace.edge.channel import Channel
 from tailrace.edge.chunk import Chunk
 from tailrace.edge.dialect import Break, Dialect, frame_of, gap_frame
+from tailrace.edge.direct import Gate, Offer
 from tailrace.edge.protocol import CloseCode, Gap, close_reason
 from tailrace.schemas import Position, format_cursor
 
 __all__ = ["Allowance", "Session", "Subscription"]
 
+_ANY = 1 << 62
+"""Bytes: however much waits."""
+
 
 class Session:
     """A viewer's connection. It holds no queue: what waits is in the socket, up to a bound.
 
-    One slotted object with bound callables: looking them up on the response and the transport at
-    each write costs a sixth of the throughput.
-
     Args:
-        write: Put one whole frame into the socket. May raise RuntimeError or OSError after an
-            abrupt loss; the session then counts as closed.
+        gate: Closed when nothing may be written any more.
+        offer: Puts one whole frame into the socket, unless it is full.
         buffered: Bytes that wait in the socket's buffer.
         close: Begin to close with this code and reason; returns at once.
         max_buffered: With more waiting the socket is full.
@@ -27,44 +28,44 @@ class Session:
 
     __slots__ = (
         "_close",
-        "_write",
+        "_gate",
         "buffered",
         "close_code",
         "heard",
         "max_buffered",
-        "open",
+        "offer",
         "waiting",
     )
 
     def __init__(
         self,
-        write: Callable[[bytes], object],
+        gate: Gate,
+        offer: Offer,
         buffered: Callable[[], int],
         close: Callable[[int, bytes], None],
         *,
         max_buffered: int,
     ) -> None:
-        self.open = True
         self.close_code: int | None = None
         """What the node closed it with; None when it did not."""
         self.heard = True
         """Whether the viewer said anything since the last ping."""
+        self.offer = offer
         self.buffered = buffered
         self.max_buffered = max_buffered
         self.waiting: dict[Subscription, None] = {}
         """Who is behind and waits for the socket to drain."""
-        self._write = write
+        self._gate = gate
         self._close = close
 
+    @property
+    def open(self) -> bool:
+        """Whether it still takes frames."""
+        return self._gate.open
+
     def write(self, frame: bytes) -> bool:
-        """Put a frame into the socket; False when the connection is lost."""
-        if not self.open:
-            return False
-        try:
-            self._write(frame)
-        except (RuntimeError, OSError):  # lost abruptly; its handler is about to end
-            self.open = False
-        return self.open
+        """Put a frame into the socket, full or not; False when the connection is closed or lost."""
+        return bool(self.offer(frame, _ANY))
 
     def full(self) -> bool:
         """Tell whether the socket takes no more for now."""
@@ -72,14 +73,14 @@ class Session:
 
     def close(self, code: int, reason: bytes = b"") -> None:
         """Write nothing from now on and begin to close; only the first call counts."""
-        if self.open:
-            self.open = False
+        if self._gate.open:
+            self._gate.open = False
             self.close_code = code
             self._close(code, reason)
 
     def end(self) -> None:
-        """Forget who waits: the connection is over."""
-        self.open = False
+        """Write nothing more and forget who waits: the connection is over."""
+        self._gate.open = False
         self.waiting.clear()
 
 
@@ -103,9 +104,9 @@ class Subscription:
         "left",
         "limit",
         "live",
+        "offer",
         "position",
         "session",
-        "write",
     )
 
     def __init__(
@@ -125,7 +126,7 @@ class Subscription:
         self.left = False
         """Unsubscribed, while the connection may go on."""
         self.gap = None if gap is None else Break(channel.name, position, position, gap)
-        self.write = session.write
+        self.offer = session.offer
         self.full = session.full
 
     @property

@@ -46,7 +46,7 @@ class SseEndpoint:
         await response.prepare(request)
         await response.write(b"retry: %d\n\n" % _RETRY_MS)
         viewer = _Viewer(self._node, request)
-        leave = self._node.roster.enter(viewer)
+        self._node.roster.enter(viewer)
         self._node.metrics.connections["sse"] += 1
         try:
             await self._node.subscribe(asked, viewer.subscribe)
@@ -55,7 +55,7 @@ class SseEndpoint:
             pass
         finally:
             self._node.metrics.connections["sse"] -= 1
-            leave()
+            self._node.roster.leave(viewer)
             viewer.leave()
         await _end(response, viewer.transport)
         return response
