@@ -24,6 +24,7 @@ import uvloop
 
 from tailrace.edge import app, node
 from tailrace.edge.consumer import Lag, Topic
+from tailrace.edge.garbage import take_over
 from tailrace.edge.settings import EdgeSettings
 
 _FRAME = struct.Struct(">II")
@@ -151,6 +152,7 @@ def main() -> None:
 
 
 async def _run(settings: EdgeSettings, stalls: Path | None) -> None:
+    take_over()
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with _watching(stalls):

@@ -12,6 +12,7 @@ from tailrace.edge.catchup import Catchup, place_of
 from tailrace.edge.channel import Channel, ChannelKey, Viewer
 from tailrace.edge.chunk import Chunk
 from tailrace.edge.dialect import Break, Dialect, frame_of
+from tailrace.edge.direct import Socket, broadcast
 from tailrace.edge.hub import Hub, Log
 from tailrace.schemas import Position, RecordError, Subject, parse_cursor
 
@@ -144,6 +145,7 @@ class Witness:
         """How often it was told to come back when there is room."""
         self.given_up = False
         self._room = room
+        self.session = Socket(self._take, self.full, max_buffered=0)
 
     @property
     def heard(self) -> list[Heard]:
@@ -165,13 +167,10 @@ class Witness:
         """Take everything again; put it back into the backlog if it `waits`."""
         self._room = _ENDLESS
 
-    def offer(self, frame: bytes, /) -> bool | None:
+    def _take(self, frame: bytes) -> None:
         assert self.open, "gone"
-        if self.full():
-            return None
         self._room -= 1
         self.frames.append(frame)
-        return True
 
     def wait_for_room(self) -> None:
         self.waits += 1
@@ -179,7 +178,7 @@ class Witness:
     def deliver(self, chunk: Chunk) -> None:
         assert chunk.prev == self.position, "an unbroken chain"
         assert not self.live, "served twice"
-        assert self.offer(frame_of(chunk, Dialect.V1)), "asked before it is written to"
+        assert self.session.offer(frame_of(chunk, Dialect.V1)), "asked before it is written to"
         self.position = chunk.cursor
 
     def tell(self, gap: Break) -> None:
@@ -274,10 +273,11 @@ class Stage:
             self.backlog.add(viewer)
         channel.parked.clear()
         for chunk in chunks:
-            for viewer in tuple(channel.live.get(Dialect.V1, ())):
-                if viewer.offer(frame_of(chunk, Dialect.V1)) is None:
-                    self.hub.fall_behind(viewer, chunk.prev)
-                    viewer.wait_for_room()
+            live = tuple(channel.live.get(Dialect.V1, ()))
+            _, full = broadcast(live, frame_of(chunk, Dialect.V1))
+            for viewer in full:
+                self.hub.fall_behind(viewer, chunk.prev)
+                viewer.wait_for_room()
         return chunks
 
     def turn(self, records: int = 500) -> list[Viewer]:

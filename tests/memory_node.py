@@ -12,7 +12,6 @@ from memory_topic import MemoryConsumer, MemoryScan, MemoryTopic, StubRecord
 
 from tailrace.edge import node as node_module
 from tailrace.edge.consumer import TopicChangedError
-from tailrace.edge.direct import Gate
 from tailrace.edge.session import Session
 from tailrace.edge.settings import EdgeSettings
 from tailrace.schemas import Event
@@ -177,19 +176,11 @@ class Wire:
         self.waiting = 0
         """Bytes that wait in it."""
         self.written_to = asyncio.Event()
-        self._gate = Gate()
-        self.session = Session(
-            self._gate, self._offer, lambda: self.waiting, self._close, max_buffered=100_000
-        )
+        self.session = Session(self._write, lambda: self.waiting, self._close, max_buffered=100_000)
 
-    def _offer(self, frame: bytes, most: int = 100_000) -> bool | None:
-        if not self._gate.open:
-            return False
-        if self.waiting > most:
-            return None
+    def _write(self, frame: bytes) -> None:
         self.written.append(frame)
         self.written_to.set()
-        return True
 
     def _close(self, code: int, reason: bytes) -> None:
         self.closes.append((code, reason))

@@ -11,13 +11,30 @@ from typing import NamedTuple, cast
 import pytest
 from edge_harness import until
 
-from tailrace.edge.direct import Gate, Offer, direct_writer
+from tailrace.edge.direct import NO_DESCRIPTOR, Socket, broadcast, descriptor_of
 
 WAIT_SECONDS = 20.0
 
 
-def writer(transport: asyncio.Transport, gate: Gate | None = None, most: int = 1 << 30) -> Offer:
-    return direct_writer(transport, gate or Gate(), most)
+def sock_of(transport: asyncio.Transport, most: int = 1 << 30) -> Socket:
+    return Socket(
+        transport.write,
+        transport.get_write_buffer_size,
+        descriptor=descriptor_of(transport),
+        max_buffered=most,
+    )
+
+
+class OneViewer:
+    """Somebody to whom is broadcast alone."""
+
+    def __init__(self, session: Socket) -> None:
+        self.live = True
+        self.session = session
+
+    def broadcast(self, frame: bytes) -> bool:
+        """Tell whether it took a frame."""
+        return broadcast([self], frame) == (1, [])
 
 
 class Pair(NamedTuple):
@@ -75,13 +92,13 @@ async def read(peer: socket.socket, size: int, most: int = 1 << 16) -> bytes:
 async def test_bytes_keep_their_order_however_little_the_socket_takes(seed: int) -> None:
     chance = random.Random(seed)
     async with connected(send_buffer=chance.choice([2048, 4096, 65536])) as pair:
-        write = writer(pair.transport)
+        viewer = OneViewer(sock_of(pair.transport))
+        writes = (viewer.broadcast, viewer.broadcast, viewer.session.write, viewer.session.offer)
         expected = bytearray()
         reading = asyncio.create_task(_trickle(pair.peer, chance))
         for number in range(400):
             frame = number.to_bytes(4, "big") * chance.choice([1, 50, 2_000, 20_000])
-            control = chance.random() < 0.2  # a ping or a close goes through the transport
-            (pair.transport.write if control else write)(frame)
+            assert chance.choice(writes)(frame)
             expected += frame
             if chance.random() < 0.3:
                 await asyncio.sleep(0)
@@ -112,54 +129,66 @@ async def _whole(pair: Pair, reading: asyncio.Task[bytes]) -> bytes:
 
 async def test_clean_socket_gets_a_frame_in_the_same_turn_of_the_loop() -> None:
     async with connected(send_buffer=1 << 16) as pair:
-        writer(pair.transport)(b"now")
+        sock_of(pair.transport).write(b"now")
         assert pair.transport.get_write_buffer_size() == 0
         assert await read(pair.peer, 3) == b"now"
 
 
 async def test_frame_waits_behind_what_the_transport_holds() -> None:
     async with connected() as pair:
-        write = writer(pair.transport)
         first = b"a" * 2_000_000
         pair.transport.write(first)
         assert pair.transport.get_write_buffer_size() > 0
-        write(b"b" * 10)
+        sock_of(pair.transport).write(b"b" * 10)
         assert await read(pair.peer, len(first) + 10) == first + b"b" * 10
 
 
-async def test_lost_connection_closes_the_gate_and_takes_nothing_more() -> None:
+@pytest.mark.parametrize("how", ["broadcast", "write"])
+async def test_lost_connection_is_shut_and_takes_nothing_more(how: str) -> None:
     async with connected() as pair:
-        gate = Gate()
-        write = writer(pair.transport, gate)
+        viewer = OneViewer(sock_of(pair.transport))
+        write = viewer.broadcast if how == "broadcast" else viewer.session.write
+        assert write(b"first")
         pair.peer.close()
-        taken = [write(b"x" * 1000) for _ in range(1000)]
+        taken = [bool(write(b"x" * 1000)) for _ in range(1000)]
         assert taken.index(False) == taken.count(True), "from the first one on that is not taken"
-        assert not gate.open
+        assert (viewer.session.open, viewer.session.clear) == (False, NO_DESCRIPTOR)
 
 
-async def test_nothing_is_written_behind_a_closed_gate() -> None:
+async def test_nothing_is_written_once_it_is_shut() -> None:
     async with connected() as pair:
-        gate = Gate()
-        write = writer(pair.transport, gate)
-        assert write(b"before")
-        gate.open = False
-        assert write(b"after") is False
+        viewer = OneViewer(sock_of(pair.transport))
+        assert viewer.broadcast(b"before")
+        viewer.session.shut()
+        assert viewer.session.write(b"after") is False
+        assert not viewer.broadcast(b"after")
         pair.transport.close()
         assert await read(pair.peer, 6) == b"before"
         assert await asyncio.get_running_loop().sock_recv(pair.peer, 10) == b""
 
 
-async def test_full_socket_takes_what_may_wait_and_nothing_else() -> None:
+async def test_full_socket_takes_what_must_be_said_and_nothing_else() -> None:
     async with connected() as pair:
-        write = writer(pair.transport, most=1000)
+        viewer = OneViewer(sock_of(pair.transport, most=1000))
         first = b"a" * 2_000_000
         pair.transport.write(first)
         held = pair.transport.get_write_buffer_size()
         assert held > 1000
-        assert write(b"b") is None
+        assert viewer.session.offer(b"b") is None
+        assert broadcast([viewer], b"b") == (0, [viewer])
         assert pair.transport.get_write_buffer_size() == held
-        assert write(b"c", 1 << 30)
+        assert viewer.session.write(b"c")
         assert await read(pair.peer, len(first) + 1) == first + b"c"
+
+
+async def test_broadcast_goes_to_those_who_are_live() -> None:
+    async with connected() as one, connected() as other:
+        here, away = OneViewer(sock_of(one.transport)), OneViewer(sock_of(other.transport))
+        away.live = False
+        assert broadcast([here, away], b"frame") == (1, [])
+        assert await read(one.peer, 5) == b"frame"
+        with pytest.raises(BlockingIOError):
+            other.peer.recv(1)
 
 
 async def test_descriptor_is_open_until_the_loss_is_known() -> None:
@@ -209,5 +238,6 @@ def test_what_is_no_plain_tcp_goes_through_its_transport(kind: str) -> None:
         if kind == "tls":
             extra["sslcontext"] = ssl.create_default_context()
         transport = _Told(extra)
-        writer(transport)(b"frame")
+        assert descriptor_of(transport) == NO_DESCRIPTOR
+        assert sock_of(transport).write(b"frame")
     assert transport.written == [b"frame"]

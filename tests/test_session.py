@@ -1,35 +1,31 @@
+import pytest
 from edge_viewers import Stage, key_of, place
 
 from tailrace.edge.chunk import Chunk, Rendered
 from tailrace.edge.dialect import Break, Dialect, frame_of, gap_frame
-from tailrace.edge.direct import Gate
 from tailrace.edge.protocol import Gap
 from tailrace.edge.session import Allowance, Session, Subscription
 
 
 class Socket:
-    def __init__(self, *, waiting: int = 0) -> None:
+    def __init__(self, *, waiting: int = 0, error: Exception | None = None) -> None:
         self.waiting = waiting
-        self.gate = Gate()
+        self.error = error
         self.written: list[bytes] = []
         self.closed: list[tuple[int, bytes]] = []
 
     def session(self, max_buffered: int = 100) -> Session:
         return Session(
-            self.gate,
-            self.offer,
+            self.write,
             lambda: self.waiting,
             lambda code, reason: self.closed.append((code, reason)),
             max_buffered=max_buffered,
         )
 
-    def offer(self, frame: bytes, most: int = 100) -> bool | None:
-        if not self.gate.open:
-            return False
-        if self.waiting > most:
-            return None
+    def write(self, frame: bytes) -> None:
+        if self.error is not None:
+            raise self.error
         self.written.append(frame)
-        return True
 
 
 def subscription(session: Session, dialect: Dialect = Dialect.V1) -> Subscription:
@@ -58,11 +54,12 @@ def test_what_must_be_said_is_said_to_a_full_socket_and_the_rest_is_not() -> Non
     assert socket.written == [b"answer"]
 
 
-def test_lost_connection_takes_nothing() -> None:
-    socket = Socket()
+@pytest.mark.parametrize("error", [RuntimeError("closed"), ConnectionResetError(), OSError()])
+def test_lost_connection_is_closed_without_a_word(error: Exception) -> None:
+    socket = Socket(error=error)
     session = socket.session()
-    socket.gate.open = False
     assert not session.write(b"a")
+    assert session.offer(b"b") is False
     session.close(1000)
     assert (session.open, session.close_code, socket.closed) == (False, None, [])
 

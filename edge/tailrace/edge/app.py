@@ -14,6 +14,7 @@ from aiohttp import web
 
 from tailrace.edge.access import origin_allowed
 from tailrace.edge.connection import release
+from tailrace.edge.garbage import take_over
 from tailrace.edge.listener import listening
 from tailrace.edge.longpoll import LongPollEndpoint
 from tailrace.edge.node import Node
@@ -310,6 +311,7 @@ async def _running(app: web.Application) -> AsyncIterator[web.Server]:
 
 
 async def _serve_until_signalled(settings: EdgeSettings, siblings: Siblings | None = None) -> None:
+    take_over()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 

@@ -6,6 +6,7 @@ from urllib.parse import quote
 from tailrace.batching import Folded
 from tailrace.edge.chunk import Chunk, Entry, Record
 from tailrace.edge.dialect import Break, Dialect
+from tailrace.edge.direct import Socket
 from tailrace.edge.fold import Fold
 from tailrace.edge.protocol import Types
 from tailrace.schemas import Envelope, Position, Subject
@@ -65,12 +66,9 @@ class Viewer(Protocol):
     def full(self) -> bool:
         """Tell whether nothing more can be delivered for now."""
 
-    def offer(self, frame: bytes, /) -> bool | None:
-        """Put a live frame of the viewer's dialect into the socket.
-
-        Returns:
-            None when it is full, False when it is lost.
-        """
+    @property
+    def session(self) -> Socket:
+        """Where its frames go; asked for while it is live."""
 
     def wait_for_room(self) -> None:
         """Come back to the backlog when there is room again."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from tailrace.edge.direct import Gate, direct_writer
+from tailrace.edge.direct import descriptor_of
 from tailrace.edge.node import Node
 from tailrace.edge.session import Session
 
@@ -36,12 +36,11 @@ def open_session(transport: asyncio.Transport, close: _Close, *, max_buffered: i
     """
     # uvloop's default for the low one is 16 bytes.
     transport.set_write_buffer_limits(max_buffered, min(_LOW_WATER, max_buffered // 2))
-    gate = Gate()
     return Session(
-        gate,
-        direct_writer(transport, gate, max_buffered),
+        transport.write,
         transport.get_write_buffer_size,
         partial(close, transport),
+        descriptor=descriptor_of(transport),
         max_buffered=max_buffered,
     )
 

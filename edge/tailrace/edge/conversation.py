@@ -37,10 +37,10 @@ class Conversation:
         self._session = session
         self._subscriptions: dict[str, Subscription] = {}
 
-    def greet(self) -> None:
-        """Say hello: the first message of a connection."""
+    def hello(self) -> bytes:
+        """Return the first message of a connection, as a frame."""
         settings = self._node.settings
-        self._say(
+        return message(
             "hello",
             v=1,
             session=secrets.token_hex(8),

@@ -7,86 +7,156 @@ the call itself; `python -m bench hot` has what a delivery costs.
 import asyncio
 import os
 import socket
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
-__all__ = ["Gate", "Offer", "direct_writer"]
+__all__ = ["NO_DESCRIPTOR", "Live", "Socket", "broadcast", "descriptor_of"]
+
+NO_DESCRIPTOR = -1
+_ANY = 1 << 62
+"""Bytes: however much waits."""
 
 
-class Gate:
-    """Whether a connection still takes frames; apart, so that its writer need not refer to it."""
+class Socket:
+    """Puts whole frames into a connection, in order.
 
-    __slots__ = ("open",)
+    A frame goes directly only while nothing waits in the transport, and what the kernel does not
+    take is left to the transport, behind which everything else waits then. Loops call
+    `connection_lost` before they close a descriptor: `shut` it there, for afterwards it may be
+    another connection's.
 
-    def __init__(self) -> None:
+    Args:
+        queue: Hands bytes to the transport. May raise RuntimeError or OSError after an abrupt loss.
+        buffered: Bytes that wait in the transport.
+        descriptor: Where to write directly; `NO_DESCRIPTOR` where all goes through the transport.
+            From now on nobody else writes to either.
+        max_buffered: With more bytes waiting the socket is full.
+    """
+
+    __slots__ = ("_descriptor", "_queue", "buffered", "clear", "max_buffered", "open")
+
+    def __init__(
+        self,
+        queue: Callable[[bytes], object],
+        buffered: Callable[[], int],
+        *,
+        descriptor: int = NO_DESCRIPTOR,
+        max_buffered: int,
+    ) -> None:
         self.open = True
+        """Whether it still takes frames."""
+        self.clear = NO_DESCRIPTOR
+        """Where to write directly while it is known that nothing waits."""
+        self.buffered = buffered
+        self.max_buffered = max_buffered
+        self._descriptor = descriptor
+        self._queue = queue
 
+    def full(self) -> bool:
+        """Tell whether it takes no more for now."""
+        return self.buffered() > self.max_buffered
 
-class Offer(Protocol):
-    """Puts one whole frame into a socket, behind all that waits there."""
+    def write(self, frame: bytes) -> bool:
+        """Put a frame into the socket, full or not; False when the connection is closed or lost."""
+        return bool(self._put(frame, _ANY))
 
-    def __call__(self, frame: bytes, most: int = ...) -> bool | None:
-        """Write a frame.
-
-        Args:
-            frame: To be written whole.
-            most: Bytes that may wait before it.
+    def offer(self, frame: bytes) -> bool | None:
+        """Put a frame into the socket unless it is full.
 
         Returns:
             True when it was taken, None when the socket is full, which changes nothing, and False
-            when the connection is closed or lost, which closes its gate.
+            when the connection is closed or lost.
         """
+        return self._put(frame, self.max_buffered)
 
-
-def direct_writer(transport: asyncio.Transport, gate: Gate, most: int) -> Offer:
-    """Return what puts one whole frame into a transport's socket, behind all that waits there.
-
-    The order of bytes is kept because a frame goes directly only while nothing waits in the
-    transport, and what the socket does not take is left to the transport. Loops call
-    `connection_lost` before they close a descriptor: close the gate then, for afterwards it may be
-    another connection's.
-
-    One closure over everything it needs: it is called for each delivery, and each attribute and
-    each further call would cost a part of what the kernel takes for the send.
-
-    Args:
-        transport: Everything that is written to it beside is written by the same thread.
-        gate: Nothing is written once it is closed.
-        most: Bytes that wait in a socket that is full, and one more.
-    """
-    waiting, queue = transport.get_write_buffer_size, transport.write
-    descriptor = _descriptor(transport)
-    send = os.write
-
-    def write(frame: bytes, most: int = most) -> bool | None:
-        if not gate.open:
+    def _put(self, frame: bytes, most: int) -> bool | None:
+        if not self.open:
             return False
+        held = self.buffered()
+        if held > most:
+            return None
+        if held or self._descriptor < 0:
+            return self.queue(frame)
+        self.clear = self._descriptor
         try:
-            held = waiting()
-            if held > most:
-                return None
-            if held or descriptor is None:
-                queue(frame)
-                return True
+            sent = os.write(self._descriptor, frame)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.shut()
+            return False
+        return sent == len(frame) or self.queue(frame[sent:])
+
+    def queue(self, rest: bytes) -> bool:
+        """Leave what the kernel does not take now to the transport; False when that is lost."""
+        self.clear = NO_DESCRIPTOR
+        try:
+            self._queue(rest)
+        except (RuntimeError, OSError):  # lost abruptly; its protocol is about to hear of it
+            self.shut()
+        return self.open
+
+    def shut(self) -> None:
+        """Take no more frames."""
+        self.open = False
+        self.clear = NO_DESCRIPTOR
+
+
+class Live(Protocol):
+    """Somebody who gets each frame as it is made."""
+
+    live: bool
+
+    @property
+    def session(self) -> Socket:
+        """Where the frames go."""
+
+
+V = TypeVar("V", bound=Live)
+
+
+def broadcast(viewers: Sequence[V], frame: bytes) -> tuple[int, list[V]]:
+    """Write a frame to all who are live, without waiting for any.
+
+    The most frequent case stands here by itself: each further call and each further object looked
+    at would cost a part of what the kernel takes for a send.
+
+    Returns:
+        To how many it was written, and whose socket is full.
+    """
+    written, full = 0, []
+    size, send = len(frame), os.write
+    for viewer in viewers:
+        if not viewer.live:
+            continue
+        session = viewer.session
+        if session.clear < 0:
+            taken = session.offer(frame)
+        else:
             try:
-                sent = send(descriptor, frame)
+                sent = send(session.clear, frame)
             except BlockingIOError:
                 sent = 0
-            if sent < len(frame):
-                queue(frame[sent:])
-        except (RuntimeError, OSError):  # lost abruptly; its protocol is about to hear of it
-            gate.open = False
-            return False
-        return True
+            except OSError:
+                session.shut()
+                continue
+            taken = sent == size or session.queue(frame[sent:])
+        if taken:
+            written += 1
+        elif taken is None:
+            full.append(viewer)
+    return written, full
 
-    return write
 
+def descriptor_of(transport: asyncio.Transport) -> int:
+    """Return where a transport's bytes may be written directly.
 
-def _descriptor(transport: asyncio.Transport) -> int | None:
-    """Return where to write directly; None where bytes are more than what is sent, as with TLS."""
+    `NO_DESCRIPTOR` where they are more than what is sent, as with TLS.
+    """
     sock = transport.get_extra_info("socket")
     plain = (
         sock is not None
         and sock.family in {socket.AF_INET, socket.AF_INET6}
         and transport.get_extra_info("sslcontext") is None
     )
-    return sock.fileno() if plain else None
+    return int(sock.fileno()) if plain else NO_DESCRIPTOR

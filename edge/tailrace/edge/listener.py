@@ -11,7 +11,7 @@ __all__ = ["listening"]
 
 _log = structlog.get_logger(__name__)
 _BACKLOG = 4096
-_AT_ONCE = 8
+_AT_ONCE = 4
 """Connections accepted in one turn of the loop: a storm of them must not hold up deliveries."""
 _RETRY_SECONDS = 1.0
 _UNSENT_BYTES = 1 << 16

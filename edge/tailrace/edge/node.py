@@ -39,7 +39,7 @@ _PENDING_BYTES = 64 << 20
 _RECORD_BYTES = 1 << 10
 """What a record takes in the journal at least: more than fit into it are not read at start."""
 _RETRY_SECONDS = 1.0
-_SETTLE_EVERY = 20_000
+_SETTLE_EVERY = 2_000
 """Records, which stay in the journal."""
 
 
@@ -167,6 +167,7 @@ class Node:
             await asyncio.sleep(min(period, self.settings.sse_heartbeat_seconds) / 10)
             self.hub.beat(loop.time(), period, self.settings.sse_heartbeat_seconds)
             self.pump.wake()
+            settle()
 
     # --- viewers ------------------------------------------------------------------------------
 

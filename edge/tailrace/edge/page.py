@@ -6,6 +6,7 @@ from typing import NamedTuple
 from tailrace.edge.channel import Channel
 from tailrace.edge.chunk import Chunk, Rendered
 from tailrace.edge.dialect import Break
+from tailrace.edge.direct import Socket
 from tailrace.edge.protocol import Gap
 from tailrace.schemas import Position
 
@@ -63,9 +64,10 @@ class Collector:
         """Tell that there is always room, up to `limit`."""
         return False
 
-    def offer(self, frame: bytes, /) -> bool | None:
-        """Never called: a collector is not live."""
-        raise AssertionError(frame)
+    @property
+    def session(self) -> Socket:
+        """Never asked for: a collector is not live."""
+        raise AssertionError(self)
 
     def wait_for_room(self) -> None:
         """Do nothing: a collector that has enough is done."""

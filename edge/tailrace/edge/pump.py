@@ -8,6 +8,7 @@ from tailrace.edge.backlog import Backlog
 from tailrace.edge.channel import Channel, Viewer
 from tailrace.edge.chunk import Chunk
 from tailrace.edge.dialect import Dialect, frame_of
+from tailrace.edge.direct import broadcast
 from tailrace.edge.hub import Hub
 from tailrace.edge.metrics import DeliveryHistogram
 from tailrace.schemas import Position
@@ -139,16 +140,11 @@ class Pump:
 
         Whose socket is full is served from `prev` on when it has drained.
         """
-        written = 0
-        for viewer in viewers:
-            if viewer.live:
-                taken = viewer.offer(frame)
-                if taken:
-                    written += 1
-                elif taken is None:
-                    self._hub.counts.overrun += 1
-                    self._hub.fall_behind(viewer, prev)
-                    viewer.wait_for_room()
+        written, full = broadcast(viewers, frame)
+        for viewer in full:
+            self._hub.counts.overrun += 1
+            self._hub.fall_behind(viewer, prev)
+            viewer.wait_for_room()
         return written
 
     def _count(self, chunk: Chunk, written: int) -> None:

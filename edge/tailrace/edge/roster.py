@@ -17,8 +17,8 @@ _SLOTS = 50
 _CLOSE_SHARE = 0.2
 """Of the grace: left for the last ones' closing handshake."""
 _SPREAD_MS = 1000
-_SETTLE_EVERY = 500
-"""Connections are 60 objects each that stay."""
+_SETTLE_EVERY = 100
+"""Connections, of a few dozen objects each that stay."""
 
 
 class Guest(Protocol):

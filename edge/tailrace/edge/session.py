@@ -5,82 +5,51 @@ from collections.abc import Callable
 from tailrace.edge.channel import Channel
 from tailrace.edge.chunk import Chunk
 from tailrace.edge.dialect import Break, Dialect, frame_of, gap_frame
-from tailrace.edge.direct import Gate, Offer
+from tailrace.edge.direct import NO_DESCRIPTOR, Socket
 from tailrace.edge.protocol import CloseCode, Gap, close_reason
 from tailrace.schemas import Position, format_cursor
 
 __all__ = ["Allowance", "Session", "Subscription"]
 
-_ANY = 1 << 62
-"""Bytes: however much waits."""
 
-
-class Session:
+class Session(Socket):
     """A viewer's connection. It holds no queue: what waits is in the socket, up to a bound.
 
     Args:
-        gate: Closed when nothing may be written any more.
-        offer: Puts one whole frame into the socket, unless it is full.
-        buffered: Bytes that wait in the socket's buffer.
+        queue: See `Socket`, as for `buffered`, `descriptor` and `max_buffered`.
         close: Begin to close with this code and reason; returns at once.
-        max_buffered: With more waiting the socket is full.
     """
 
-    __slots__ = (
-        "_close",
-        "_gate",
-        "buffered",
-        "close_code",
-        "heard",
-        "max_buffered",
-        "offer",
-        "waiting",
-    )
+    __slots__ = ("_close", "close_code", "heard", "waiting")
 
     def __init__(
         self,
-        gate: Gate,
-        offer: Offer,
+        queue: Callable[[bytes], object],
         buffered: Callable[[], int],
         close: Callable[[int, bytes], None],
         *,
+        descriptor: int = NO_DESCRIPTOR,
         max_buffered: int,
     ) -> None:
+        super().__init__(queue, buffered, descriptor=descriptor, max_buffered=max_buffered)
         self.close_code: int | None = None
         """What the node closed it with; None when it did not."""
         self.heard = True
         """Whether the viewer said anything since the last ping."""
-        self.offer = offer
-        self.buffered = buffered
-        self.max_buffered = max_buffered
         self.waiting: dict[Subscription, None] = {}
         """Who is behind and waits for the socket to drain."""
-        self._gate = gate
         self._close = close
-
-    @property
-    def open(self) -> bool:
-        """Whether it still takes frames."""
-        return self._gate.open
-
-    def write(self, frame: bytes) -> bool:
-        """Put a frame into the socket, full or not; False when the connection is closed or lost."""
-        return bool(self.offer(frame, _ANY))
-
-    def full(self) -> bool:
-        """Tell whether the socket takes no more for now."""
-        return self.buffered() > self.max_buffered
 
     def close(self, code: int, reason: bytes = b"") -> None:
         """Write nothing from now on and begin to close; only the first call counts."""
-        if self._gate.open:
-            self._gate.open = False
+        if self.open:
+            self.shut()
             self.close_code = code
             self._close(code, reason)
 
     def end(self) -> None:
         """Write nothing more and forget who waits: the connection is over."""
-        self._gate.open = False
+        self.shut()
         self.waiting.clear()
 
 
@@ -104,7 +73,6 @@ class Subscription:
         "left",
         "limit",
         "live",
-        "offer",
         "position",
         "session",
     )
@@ -126,7 +94,6 @@ class Subscription:
         self.left = False
         """Unsubscribed, while the connection may go on."""
         self.gap = None if gap is None else Break(channel.name, position, position, gap)
-        self.offer = session.offer
         self.full = session.full
 
     @property

@@ -69,16 +69,13 @@ class WebSocketEndpoint:
             raise ConnectionResetError("gone before it was served")
         speaks_v1 = offered[:1] == (V1,)
         viewer = self._viewers[transport] = _Viewer(self, transport, handshake, v1=speaks_v1)
-        viewer.session.write(handshake.answer)
         hand_over(request, transport, viewer)
         try:
             if offered and offered[0] not in {PLAIN, V1}:
                 viewer.refuse(CloseCode.UNKNOWN_SUBPROTOCOL, f"use {V1} or {PLAIN}")
             elif multiplexed and not speaks_v1:
                 viewer.refuse(CloseCode.BAD_REQUEST, f"this URL speaks {V1} only")
-            elif multiplexed:
-                viewer.greet()
-            else:
+            elif not multiplexed:
                 await viewer.follow(request, subject)
         finally:
             viewer.proceed()
@@ -163,9 +160,7 @@ class _Viewer(asyncio.Protocol):
         )
         self._inflate = handshake.inflate
         self._deflate = handshake.deflate
-        self._conversation = (
-            Conversation(node, self.session, deflated=handshake.deflate) if v1 else None
-        )
+        self._conversation: Conversation | None = None
         self._plain: Subscription | None = None
         self._allowance = Allowance(asyncio.get_running_loop().time())
         self._reader: WebSocketReader | None = None
@@ -180,6 +175,11 @@ class _Viewer(asyncio.Protocol):
         self._lost = False
         node.roster.enter(self)
         node.metrics.connections["websocket"] += 1
+        greeting = handshake.answer
+        if v1:
+            self._conversation = Conversation(node, self.session, deflated=handshake.deflate)
+            greeting += self._conversation.hello()
+        self.session.write(greeting)
 
     # --- its beginning ------------------------------------------------------------------------
 
@@ -187,14 +187,8 @@ class _Viewer(asyncio.Protocol):
         """Close it at once."""
         self.session.close(code, close_reason(reason))
 
-    def greet(self) -> None:
-        """Say hello, where that is said."""
-        if self._conversation is not None:
-            self._conversation.greet()
-
     async def follow(self, request: web.Request, subject: Subject | None) -> None:
         """Subscribe to the channel of the URL, or close with the reason why not."""
-        self.greet()
         try:
             asked = parse_request(request.match_info["project"], subject, request.query)
             if self._conversation is not None:
