@@ -11,7 +11,7 @@ from edge_harness import Edge, MemoryEdge, make_event, record_of, serve_node
 from memory_topic import MemoryConsumer, MemoryScan, MemoryTopic, StubRecord
 
 from tailrace.edge import node as node_module
-from tailrace.edge.consumer import TopicChangedError
+from tailrace.edge.consumer import Fetch, TopicChangedError
 from tailrace.edge.session import Session
 from tailrace.edge.settings import EdgeSettings
 from tailrace.schemas import Event
@@ -156,8 +156,8 @@ async def waiting_for_kafka(
     """Serve a node on a topic, which may not be there yet."""
     edge: TopicEdge
 
-    def consumer(*, warm_up_records: int, **_: str) -> MemoryConsumer:
-        edge.consumer = edge.make(topic, warm_up_records=warm_up_records)
+    def consumer(*, warm_up_records: int, fetch: Fetch, **_: str) -> MemoryConsumer:
+        edge.consumer = edge.make(topic, fetch=fetch, warm_up_records=warm_up_records)
         return edge.consumer
 
     with mock.patch.object(node_module, "Consumer", consumer):

@@ -8,7 +8,14 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from tailrace.edge.consumer import Lag, OffsetGoneError, Topic, TopicChangedError
+from tailrace.edge.consumer import (
+    LOW_LATENCY,
+    Fetch,
+    Lag,
+    OffsetGoneError,
+    Topic,
+    TopicChangedError,
+)
 from tailrace.schemas import UnavailableError
 
 __all__ = ["MemoryConsumer", "MemoryScan", "MemoryTopic", "StubRecord"]
@@ -170,10 +177,12 @@ class MemoryConsumer:
         self,
         log: MemoryTopic | None = None,
         *,
+        fetch: Fetch = LOW_LATENCY,
         warm_up_seconds: float = 600.0,
         warm_up_records: int = 262_144,
     ) -> None:
         self.log = log or MemoryTopic()
+        self.fetch = fetch
         self._warm_up_seconds = warm_up_seconds
         self._warm_up_records = warm_up_records
         self._positions: dict[int, int] = {}

@@ -60,7 +60,7 @@ def test_one_pass_serves_all_who_wait_at_one_place() -> None:
 
     stage.catch_up()
 
-    assert stage.backlog.passes == 1
+    assert stage.hub.counts.passes == 1
     assert stage.hub.counts.rendered == rendered + 10
     for viewer in viewers:
         assert viewer.ns == list(range(10))
@@ -77,7 +77,7 @@ def test_who_comes_later_is_served_from_what_was_made_before() -> None:
     second = stage.watch(JOB, START)
     stage.catch_up()
 
-    assert stage.backlog.passes == 3, "one for each chunk"
+    assert stage.hub.counts.passes == 3, "one for each chunk"
     assert stage.hub.counts.rendered == rendered
     assert second.heard == first.heard
     assert len(second.heard) == 3
@@ -95,7 +95,7 @@ def test_who_comes_while_a_pass_runs_joins_it() -> None:
 
     assert len(viewers) == 8
     assert [viewer.ns for viewer in viewers] == [[49]] * 8
-    assert stage.backlog.passes == 1
+    assert stage.hub.counts.passes == 1
     assert stage.hub.counts.decoded == decoded + 1
 
 
@@ -122,7 +122,7 @@ def test_who_comes_later_still_gets_what_came_since() -> None:
     stage.catch_up()
 
     assert [heard.ns for heard in late.heard] == [[0, 1, 2], [3, 4, 5]]
-    assert stage.backlog.passes == 2
+    assert stage.hub.counts.passes == 2
     assert chained(late.heard, START)
 
 
@@ -135,7 +135,7 @@ def test_place_is_channel_position_and_limit() -> None:
     stage.watch(JOB, START, limit=10)
     stage.turn()
 
-    assert stage.backlog.passes == 4
+    assert stage.hub.counts.passes == 4
 
 
 def test_what_one_delivery_mode_was_served_is_not_served_to_another() -> None:
@@ -176,12 +176,12 @@ def test_what_is_kept_is_bounded_and_the_least_recently_used_goes() -> None:
 
     def passes(offset: int) -> int:
         """Serve a viewer the last record after an offset; return the passes that it took."""
-        before = stage.backlog.passes
+        before = stage.hub.counts.passes
         key = JOB._replace(window_ms=offset)
         viewer = stage.watch(key, place(2))
         stage.catch_up()
         assert viewer.ns == [3]
-        return stage.backlog.passes - before
+        return stage.hub.counts.passes - before
 
     a, b, c = 20, 100, 500
     assert (passes(a), passes(b)) == (1, 1)
@@ -202,12 +202,12 @@ def test_bound_counts_the_frames_of_every_dialect() -> None:
             super().deliver(chunk)
 
     def passes(kind: type[Witness]) -> int:
-        before = stage.backlog.passes
+        before = stage.hub.counts.passes
         viewer = kind(stage.watch(JOB).channel, START)
         stage.seat(viewer)
         stage.catch_up()
         assert viewer.ns == [0]
-        return stage.backlog.passes - before
+        return stage.hub.counts.passes - before
 
     assert (passes(Witness), passes(Witness)) == (1, 0)
     assert passes(Other) == 0
@@ -219,7 +219,7 @@ def test_chunk_larger_than_the_cache_is_not_kept() -> None:
     for passes in (1, 2):
         assert stage.watch(JOB, START).ns == []
         stage.catch_up()
-        assert stage.backlog.passes == passes
+        assert stage.hub.counts.passes == passes
 
 
 # Turns
@@ -272,7 +272,7 @@ def test_who_is_live_is_not_served_again() -> None:
     stage.backlog.add(viewer)
     stage.catch_up()
 
-    assert stage.backlog.passes == 1
+    assert stage.hub.counts.passes == 1
     assert viewer.ns == [0, 1, 2, 3]
 
 
@@ -290,9 +290,9 @@ def test_clear_forgets_everybody_and_what_was_made() -> None:
     assert stage.turn() == []
     assert under_way.heard == waiting.heard == []
     again = stage.watch(JOB, START)
-    passes = stage.backlog.passes
+    passes = stage.hub.counts.passes
     stage.catch_up()
-    assert stage.backlog.passes == passes + 1
+    assert stage.hub.counts.passes == passes + 1
     assert again.ns == list(range(10))
 
 
@@ -312,7 +312,7 @@ def test_full_viewer_leaves_the_pass_and_the_others_go_on() -> None:
     assert slow.waits == 1
     assert not slow.live
     assert not stage.backlog
-    assert stage.backlog.passes == 3, "one for each chunk"
+    assert stage.hub.counts.passes == 3, "one for each chunk"
 
 
 def test_full_viewer_comes_back_and_misses_nothing() -> None:
@@ -355,7 +355,7 @@ def test_viewer_who_has_no_room_when_it_comes_waits_without_a_pass() -> None:
 
     stage.catch_up()
 
-    assert (viewer.waits, stage.backlog.passes) == (1, 0)
+    assert (viewer.waits, stage.hub.counts.passes) == (1, 0)
     assert stage.hub.counts.overrun == 1
     stage.drain(viewer)
     stage.catch_up()
@@ -374,7 +374,7 @@ def test_viewer_who_fills_up_on_what_was_made_before_waits() -> None:
     stage.drain(slow)
     stage.catch_up()
     assert slow.ns == list(range(6))
-    assert stage.backlog.passes == 3, "one for each chunk"
+    assert stage.hub.counts.passes == 3, "one for each chunk"
 
 
 class _Cost(NamedTuple):
@@ -458,7 +458,7 @@ def test_viewer_gone_before_its_turn_begins_no_pass() -> None:
 
     stage.catch_up()
 
-    assert stage.backlog.passes == 0
+    assert stage.hub.counts.passes == 0
     assert viewer.heard == []
 
 

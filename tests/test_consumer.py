@@ -36,7 +36,15 @@ from tailrace.cli.local_kafka import LocalKafka
 from tailrace.cli.ports import free_ports
 from tailrace.cli.topics import Target, create_topic
 from tailrace.edge import consumer as consumer_module
-from tailrace.edge.consumer import Consumer, Lag, Topic, TopicChangedError
+from tailrace.edge.consumer import (
+    ECONOMICAL,
+    LOW_LATENCY,
+    Consumer,
+    Fetch,
+    Lag,
+    Topic,
+    TopicChangedError,
+)
 from tailrace.edge.settings import EdgeSettings
 from tailrace.schemas import UnavailableError
 
@@ -65,6 +73,18 @@ async def test_poll_returns_whole_records_in_ascending_offset(
     assert {record.key for record in found} == {b"p1"}
     assert {dict(record.headers)["ce_type"] for record in found} == {b"ingest.job.updated"}
     assert {record.timestamp for record in found} == {RECENT}
+
+
+@pytest.mark.parametrize("fetch", [LOW_LATENCY, ECONOMICAL])
+async def test_each_way_to_ask_brings_everything_in_order(log: Log, fetch: Fetch) -> None:
+    async with log.consumer(fetch=fetch) as consumer:
+        for _ in range(5):
+            await log.write(*stamped(*[RECENT] * 20))
+            await consumer.poll(0.01)
+        await log.write(*stamped(*[RECENT] * 20))
+
+    async with log.consumer(fetch=fetch) as consumer:
+        assert offsets_of(await polled(consumer, 120)) == {0: [*range(120)]}
 
 
 async def test_poll_returns_nothing_when_nothing_comes(consumer: AnyConsumer) -> None:

@@ -32,6 +32,8 @@ def _filled() -> bytes:
     hub.counts.frames = 20
     hub.counts.decoded = 7
     hub.counts.coalesced = 9
+    hub.counts.fetches = 11
+    hub.counts.passes = 12
     metrics = Metrics()
     metrics.connections["websocket"] = 4
     metrics.connections["sse"] = 2
@@ -59,6 +61,8 @@ def test_every_number_appears_under_its_contract_name() -> None:
         "tailrace_deliveries_total": 40,
         "tailrace_frames_total": 20,
         "tailrace_events_coalesced_total": 9,
+        "tailrace_kafka_fetches_total": 11,
+        "tailrace_journal_passes_total": 12,
         "tailrace_records_total": 3,
         "tailrace_records_decoded_total": 7,
         "tailrace_records_skipped_total{reason=no_key}": 6,
@@ -88,6 +92,8 @@ def test_types_are_what_the_names_promise() -> None:
         "tailrace_deliveries": "counter",
         "tailrace_frames": "counter",
         "tailrace_events_coalesced": "counter",
+        "tailrace_kafka_fetches": "counter",
+        "tailrace_journal_passes": "counter",
         "tailrace_records": "counter",
         "tailrace_records_decoded": "counter",
         "tailrace_records_skipped": "counter",

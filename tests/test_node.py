@@ -23,7 +23,7 @@ from memory_node import HeldConsumer, edge_on, old, padded, recent, settled, wai
 from memory_topic import MemoryConsumer, MemoryTopic
 
 from tailrace.edge import node as node_module
-from tailrace.edge.consumer import Topic, TopicChangedError
+from tailrace.edge.consumer import ECONOMICAL, LOW_LATENCY, Fetch, Topic, TopicChangedError
 from tailrace.edge.hub import Log
 from tailrace.edge.node import Node
 from tailrace.edge.settings import EdgeSettings
@@ -138,6 +138,23 @@ async def test_viewers_of_a_restarted_node_resume_from_memory(dialect: str) -> N
     assert metrics["tailrace_replays_total"] == 0
     assert metrics["tailrace_resumes_total{outcome=journal}"] == 5
     assert "tailrace_resumes_total{outcome=replay}" not in metrics
+
+
+@pytest.mark.parametrize(
+    ("settings", "fetch"), [({}, LOW_LATENCY), ({"fetch": "economical"}, ECONOMICAL)]
+)
+async def test_kafka_is_asked_as_the_settings_say_and_answers_are_counted(
+    settings: dict[str, Any], fetch: Fetch
+) -> None:
+    topic = MemoryTopic(1)
+    async with waiting_for_kafka(topic, **settings) as edge:
+        await edge.ready()
+        assert edge.consumer.fetch == fetch
+        async with edge.watch(PROJECT) as viewer:
+            for n in range(3):
+                topic.put(*recent(*facts(n)))
+                assert numbers([await viewer.event()]) == [n]
+        assert (await edge.metrics())["tailrace_kafka_fetches_total"] == 3
 
 
 async def test_who_comes_live_during_the_warm_up_gets_nothing_old() -> None:

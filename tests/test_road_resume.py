@@ -173,13 +173,13 @@ async def test_crowd_that_comes_back_costs_one_pass_per_channel_and_cursor() -> 
         topic.put(*recent(*(fact for project in PROJECTS for fact in facts(n, project=project))))
     async with edge_on(topic, HeldConsumer) as edge:
         cursors = await _cursors(edge, PROJECTS)
-        before = edge.node.backlog.passes
+        before = edge.node.hub.counts.passes
         asked = edge.held.questions
         async with crowd(edge, cursors * 5) as reading:
             topic.put(*recent(*(f for project in PROJECTS for f in facts(4, project=project))))
             seen = await asyncio.gather(*reading)
 
-        assert edge.node.backlog.passes - before <= 100
+        assert edge.node.hub.counts.passes - before <= 100
         assert edge.held.scanned == []
         assert edge.held.questions == asked
         assert seen == [[1, 2, 3], [2, 3, 4]] * 250
@@ -200,7 +200,7 @@ async def test_crowd_that_waits_for_a_restarted_node_costs_one_pass_per_channel_
         edge.held.release()
         seen = await asyncio.gather(*reading)
 
-        assert edge.node.backlog.passes == 100
+        assert edge.node.hub.counts.passes == 100
         assert topic.scans == 0
         assert seen == [[1, 2, 3], [2, 3, 4]] * 250
 

@@ -48,8 +48,6 @@ class Backlog:
         self._cache: OrderedDict[tuple[ChannelKey, Position], tuple[Chunk, int]] = OrderedDict()
         self._cache_max_bytes = cache_bytes
         self._cache_bytes = 0
-        self.passes = 0
-        """Passes over the journal begun so far, each for one chunk."""
 
     def __bool__(self) -> bool:
         """Tell whether there is anything to do now."""
@@ -107,7 +105,7 @@ class Backlog:
         place = place_of(viewer)
         catchup = self._passes.get(place)
         if catchup is None:
-            self.passes += 1
+            self._hub.counts.passes += 1
             self._passes[place] = Catchup(self._hub, place, [viewer])
         else:
             catchup.viewers.append(viewer)

@@ -23,7 +23,17 @@ from tailrace.edge.warm_up import timestamps_before, warm_up_start
 from tailrace.logs import RateLimit, quiet_driver
 from tailrace.schemas import UnavailableError
 
-__all__ = ["Consumer", "Lag", "OffsetGoneError", "Scan", "Topic", "TopicChangedError"]
+__all__ = [
+    "ECONOMICAL",
+    "LOW_LATENCY",
+    "Consumer",
+    "Fetch",
+    "Lag",
+    "OffsetGoneError",
+    "Scan",
+    "Topic",
+    "TopicChangedError",
+]
 
 _log = structlog.get_logger(__name__)
 _RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0)
@@ -34,6 +44,19 @@ _WARMING_SECONDS = 0.1
 _LOG_SECONDS = 30.0
 _MAX_RECORDS = 500
 """Records per poll: enough to amortise the call, few enough to keep the loop responsive."""
+
+
+class Fetch(NamedTuple):
+    """How the broker is asked for more: latency against CPU, which is spent per answer."""
+
+    wait_ms: int
+    """How long the broker may hold an answer back."""
+    min_bytes: int
+    """With so much it answers at once."""
+
+
+LOW_LATENCY = Fetch(wait_ms=500, min_bytes=1)
+ECONOMICAL = Fetch(wait_ms=25, min_bytes=1 << 20)
 
 
 class Lag(NamedTuple):
@@ -56,6 +79,7 @@ class Consumer:
     Args:
         bootstrap_servers: Of Kafka, comma-separated.
         topic: Its name.
+        fetch: How to ask for more.
         warm_up_seconds: Age of the oldest record that is read.
         warm_up_records: How many offsets before the ends are read at most, all partitions
             together; each has an equal part.
@@ -74,11 +98,13 @@ class Consumer:
         *,
         bootstrap_servers: str,
         topic: str,
+        fetch: Fetch = LOW_LATENCY,
         warm_up_seconds: float = 600.0,
         warm_up_records: int = 262_144,
     ) -> None:
         self._bootstrap_servers = bootstrap_servers
         self._name = topic
+        self._fetching = fetch
         self._warm_up_seconds = warm_up_seconds
         self._warm_up_records = warm_up_records
         self._stack = AsyncExitStack()
@@ -222,6 +248,8 @@ class Consumer:
             enable_auto_commit=False,
             auto_offset_reset="none",  # nothing is skipped without a word
             isolation_level="read_committed",
+            fetch_max_wait_ms=self._fetching.wait_ms,
+            fetch_min_bytes=self._fetching.min_bytes,
             request_timeout_ms=_REQUEST_MS,
         )
         stack.push_async_callback(consumer.stop)

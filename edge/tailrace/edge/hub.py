@@ -48,7 +48,17 @@ class Log(NamedTuple):
 class HubCounts:
     """What the hub has done so far."""
 
-    __slots__ = ("coalesced", "decoded", "deliveries", "frames", "overrun", "records", "rendered")
+    __slots__ = (
+        "coalesced",
+        "decoded",
+        "deliveries",
+        "fetches",
+        "frames",
+        "overrun",
+        "passes",
+        "records",
+        "rendered",
+    )
 
     def __init__(self) -> None:
         self.deliveries = 0
@@ -57,7 +67,11 @@ class HubCounts:
         """Writes into viewers' sockets."""
         self.overrun = 0
         """How often a viewer was skipped for a while because its socket was full."""
+        self.fetches = 0
+        """How often Kafka brought records."""
         self.records = 0
+        self.passes = 0
+        """Passes over the journal for viewers who are behind, each for one chunk."""
         self.decoded = 0
         self.rendered = 0
         """Event JSONs built."""

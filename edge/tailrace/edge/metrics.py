@@ -93,6 +93,8 @@ class Metrics:
 
     def _log(self, hub: Hub, lags: Mapping[int, Lag]) -> Iterator[Metric]:
         counts, journal = hub.counts, hub.journal
+        yield _counter("tailrace_kafka_fetches", "Polls that brought records.", counts.fetches)
+        yield _counter("tailrace_journal_passes", "Passes for who is behind.", counts.passes)
         yield _counter("tailrace_records", "Records consumed.", counts.records)
         yield _counter("tailrace_records_decoded", "Records decoded.", counts.decoded)
         yield _counters("tailrace_records_skipped", "Records skipped.", "reason", self.skipped)

@@ -12,7 +12,7 @@ from aiokafka.partitioner import murmur2
 
 from tailrace.edge.backlog import Backlog
 from tailrace.edge.channel import Channel, ChannelKey, Viewer
-from tailrace.edge.consumer import Consumer, TopicChangedError
+from tailrace.edge.consumer import ECONOMICAL, LOW_LATENCY, Consumer, TopicChangedError
 from tailrace.edge.dialect import Break
 from tailrace.edge.garbage import settle
 from tailrace.edge.handshakes import Handshakes
@@ -32,6 +32,7 @@ from tailrace.schemas import Position, UnavailableError
 __all__ = ["Node"]
 
 _log = structlog.get_logger(__name__)
+_FETCHES = {"low-latency": LOW_LATENCY, "economical": ECONOMICAL}
 _POLL_SECONDS = 1.0
 _READY_SECONDS = 30.0
 _PENDING_BYTES = 64 << 20
@@ -93,6 +94,7 @@ class Node:
         async with Consumer(
             bootstrap_servers=self.settings.bootstrap_servers,
             topic=self.settings.topic,
+            fetch=_FETCHES[self.settings.fetch],
             warm_up_records=self.settings.journal_max_bytes // _RECORD_BYTES,
         ) as consumer:
             self._consumer = consumer
@@ -151,6 +153,7 @@ class Node:
                 fetched = await consumer.poll(_POLL_SECONDS)
             except TopicChangedError as change:
                 return Gap(change.reason)
+            self.hub.counts.fetches += bool(fetched)
             for partition, records in fetched.items():
                 self.hub.publish(partition, records, loop.time())
             del fetched  # an idle node keeps nothing of it

@@ -1,7 +1,7 @@
 """Settings of an edge node: environment variables ``TAILRACE_…``, each also a flag."""
 
 from ipaddress import ip_address
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import AliasChoices, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -23,6 +23,9 @@ class EdgeSettings(BaseSettings):
     """Kafka, comma list of ``host:port``."""
     topic: str = "tailrace.events"
     """Topic to read."""
+    fetch: Literal["low-latency", "economical"] = "low-latency"
+    """``low-latency`` reads each record at once; ``economical`` lets Kafka gather them for up to
+    25 ms, for less CPU."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: int = Field(default=8400, ge=0, le=65535)
