@@ -138,9 +138,10 @@ def with_shares(results: Sequence[Result], floors: Mapping[str, str | None]) -> 
 
 
 def _shared(own: Outcome, floor: Outcome) -> Outcome:
-    cost = own.figures["cpu_us/delivery"]
-    share = floor.figures["cpu_us/delivery"] / cost if cost else 0.0
-    return own._replace(figures={**own.figures, _SHARE: share})
+    cost, least = (o.figures.get("cpu_us/delivery") for o in (own, floor))
+    if not cost or not least:
+        return own
+    return own._replace(figures={**own.figures, _SHARE: least / cost})
 
 
 def _cell(values: Sequence[float]) -> str:

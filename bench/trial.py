@@ -194,16 +194,19 @@ class Trial:
         groups = [report["groups"][name] for name in of]
         every = report["groups"].values()
         logical = sum(g["events"] + g["skipped"] for g in every)
-        took = max(1e-9, (max((g["last_us"] for g in groups), default=0) - self.start_us) / 1e6)
         self.figures |= {
             "deliveries": logical,
-            "deliveries/s": logical / took,
             "frames": sum(g["frames"] for g in every),
             "returns": sum(g["returning"] for g in every),
-            "cpu_us/delivery": cpu * 1e6 / max(1, logical),
-            "server_cores": cpu / took,
-            "generator_cores": report["cpu_seconds"] / max(1e-9, report["wall_seconds"]),
         }
+        if logical:
+            took = max(1e-9, (max((g["last_us"] for g in groups), default=0) - self.start_us) / 1e6)
+            self.figures |= {
+                "deliveries/s": logical / took,
+                "cpu_us/delivery": cpu * 1e6 / logical,
+                "server_cores": cpu / took,
+                "generator_cores": report["cpu_seconds"] / max(1e-9, report["wall_seconds"]),
+            }
         self.figures |= growth(self._metrics_from, metrics)
         histograms = {
             name.removesuffix("_us"): merged

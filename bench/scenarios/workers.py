@@ -35,8 +35,8 @@ async def _run(bench: Bench, plan: Plan, viewers: int, workers: int) -> Outcome:
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--projects", type=int, default=50)
-    parser.add_argument("--each", type=int, default=100, help="viewers of each project")
+    parser.add_argument("--projects", type=int, default=5)
+    parser.add_argument("--each", type=int, default=1000, help="viewers of each project")
     parser.add_argument("--rate", type=float, default=10, help="events/s of each project")
     parser.add_argument("--workers", type=int, default=2)
 
