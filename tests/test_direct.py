@@ -11,7 +11,8 @@ from typing import NamedTuple, cast
 import pytest
 from edge_harness import until
 
-from tailrace.edge.direct import NO_DESCRIPTOR, Socket, broadcast, descriptor_of
+from tailrace.edge.connection import descriptor_of
+from tailrace.edge.direct import NO_DESCRIPTOR, Socket, broadcast
 
 WAIT_SECONDS = 20.0
 

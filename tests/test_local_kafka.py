@@ -11,6 +11,7 @@ import fake_kafka
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
+from tailrace.cli import local_kafka
 from tailrace.cli.errors import (
     DataFolderError,
     JavaMissingError,
@@ -20,7 +21,7 @@ from tailrace.cli.errors import (
     StartError,
 )
 from tailrace.cli.kafka_config import HOST
-from tailrace.cli.local_kafka import LocalKafka
+from tailrace.cli.local_kafka import Brokers, LocalKafka
 from tailrace.cli.ports import free_ports
 from tailrace.cli.readiness import brokers_listed
 from tailrace.cli.topics import Target, create_topic
@@ -208,3 +209,17 @@ def test_what_never_was_up_has_no_nodes(tmp_path: Path) -> None:
         kafka.kill(1)
     with pytest.raises(NoClusterError):
         _ = kafka.bootstrap_servers
+
+
+@pytest.mark.parametrize("brokers", [1, 3])
+def test_controllers_never_get_the_ports_of_brokers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, brokers: Brokers
+) -> None:
+    asked = free_ports(1)[0]
+    monkeypatch.setattr(local_kafka, "free_ports", lambda count: [*range(asked, asked + count)])
+
+    cluster = LocalKafka(tmp_path, brokers=brokers, port=asked)._placed("id", [])
+
+    ports = [port for node in cluster.nodes for port in (node.port, node.controller_port)]
+    assert len(set(ports)) == 2 * brokers
+    assert cluster.nodes[0].port == asked

@@ -185,8 +185,9 @@ class LocalKafka:
     def _placed(self, cluster_id: str, last_ports: Sequence[int]) -> Cluster:
         free = free_ports(2 * self._brokers)
         ports = self._broker_ports(last_ports) or free[self._brokers :]
+        controllers = [port for port in free if port not in ports][: self._brokers]
         ids = range(1, self._brokers + 1)
-        nodes = (Node(*each) for each in zip(ids, ports, free[: self._brokers], strict=True))
+        nodes = (Node(*each) for each in zip(ids, ports, controllers, strict=True))
         return Cluster(cluster_id, tuple(nodes))
 
     def _broker_ports(self, last_ports: Sequence[int]) -> Sequence[int]:

@@ -1,17 +1,18 @@
 """A connection's session: how the hub's writes reach the socket, and hear of its state."""
 
 import asyncio
+import socket
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 from aiohttp import web
 
-from tailrace.edge.direct import descriptor_of
+from tailrace.edge.direct import NO_DESCRIPTOR
 from tailrace.edge.node import Node
 from tailrace.edge.session import Session
 
-__all__ = ["Connection", "bound_linger", "connect", "open_session", "release"]
+__all__ = ["Connection", "bound_linger", "connect", "descriptor_of", "open_session", "release"]
 
 _LOW_WATER = 1 << 14
 _Close = Callable[[asyncio.Transport, int, bytes], None]
@@ -87,6 +88,20 @@ def release(error: BaseException | None) -> None:
     while error is not None:
         error.__traceback__ = None
         error = error.__cause__ or error.__context__
+
+
+def descriptor_of(transport: asyncio.Transport) -> int:
+    """Return where a transport's bytes may be written directly.
+
+    `NO_DESCRIPTOR` where they are more than what is sent, as with TLS.
+    """
+    sock = transport.get_extra_info("socket")
+    plain = (
+        sock is not None
+        and sock.family in {socket.AF_INET, socket.AF_INET6}
+        and transport.get_extra_info("sslcontext") is None
+    )
+    return int(sock.fileno()) if plain else NO_DESCRIPTOR
 
 
 class _Tap(asyncio.Protocol):

@@ -4,13 +4,11 @@
 the call itself; `python -m bench hot` has what a delivery costs.
 """
 
-import asyncio
 import os
-import socket
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
-__all__ = ["NO_DESCRIPTOR", "Live", "Socket", "broadcast", "descriptor_of"]
+__all__ = ["NO_DESCRIPTOR", "Live", "Socket", "broadcast"]
 
 NO_DESCRIPTOR = -1
 _ANY = 1 << 62
@@ -146,17 +144,3 @@ def broadcast(viewers: Sequence[V], frame: bytes) -> tuple[int, list[V]]:
         elif taken is None:
             full.append(viewer)
     return written, full
-
-
-def descriptor_of(transport: asyncio.Transport) -> int:
-    """Return where a transport's bytes may be written directly.
-
-    `NO_DESCRIPTOR` where they are more than what is sent, as with TLS.
-    """
-    sock = transport.get_extra_info("socket")
-    plain = (
-        sock is not None
-        and sock.family in {socket.AF_INET, socket.AF_INET6}
-        and transport.get_extra_info("sslcontext") is None
-    )
-    return int(sock.fileno()) if plain else NO_DESCRIPTOR

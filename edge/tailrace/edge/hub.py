@@ -5,6 +5,7 @@ decode.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from tailrace.batching import Folded, Journal, RunStart, Windows
@@ -45,38 +46,26 @@ class Log(NamedTuple):
         return Position(partition, offset, timestamp_ms, self.partitions, self.topic_id)
 
 
+@dataclass(slots=True)
 class HubCounts:
     """What the hub has done so far."""
 
-    __slots__ = (
-        "coalesced",
-        "decoded",
-        "deliveries",
-        "fetches",
-        "frames",
-        "overrun",
-        "passes",
-        "records",
-        "rendered",
-    )
-
-    def __init__(self) -> None:
-        self.deliveries = 0
-        """Events x viewers."""
-        self.frames = 0
-        """Writes into viewers' sockets."""
-        self.overrun = 0
-        """How often a viewer was skipped for a while because its socket was full."""
-        self.fetches = 0
-        """How often Kafka brought records."""
-        self.records = 0
-        self.passes = 0
-        """Passes over the journal for viewers who are behind, each for one chunk."""
-        self.decoded = 0
-        self.rendered = 0
-        """Event JSONs built."""
-        self.coalesced = 0
-        """States that newer ones replaced, once per channel."""
+    deliveries: int = 0
+    """Events x viewers."""
+    frames: int = 0
+    """Writes into viewers' sockets."""
+    overrun: int = 0
+    """How often a viewer was skipped for a while because its socket was full."""
+    fetches: int = 0
+    """How often Kafka brought records."""
+    records: int = 0
+    decoded: int = 0
+    rendered: int = 0
+    """Event JSONs built."""
+    coalesced: int = 0
+    """States that newer ones replaced, once per channel."""
+    passes: int = 0
+    """Passes over the journal for viewers who are behind, each for one chunk."""
 
 
 class _Project:

@@ -1,4 +1,4 @@
-"""One connection, as the hub sees it, and what it follows. Pure."""
+"""One connection, as the hub sees it, and what it follows."""
 
 from collections.abc import Callable
 

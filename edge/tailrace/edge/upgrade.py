@@ -1,7 +1,7 @@
 """The opening handshake of a WebSocket (RFC 6455 §4.2), after which aiohttp is out of the way.
 
-aiohttp keeps two tasks, the request and a parser for each connection for as long as it lasts, two
-thirds of what an idle viewer takes (`python -m bench memory`). So it is told that the connection is
+aiohttp keeps two tasks, the request and a parser for each connection for as long as it lasts, four
+fifths of what an idle viewer takes (`python -m bench memory`). So it is told that the connection is
 gone, and a protocol of our own has it from then on.
 """
 
