@@ -30,8 +30,9 @@ $(VENV)/installed: requirements.lock pyproject.toml
 demo: setup
 	@$(VENV)/bin/tailrace demo $(ARGS)
 
+# In two processes, for a run on every change; ARGS="-n 0" takes one test after the other.
 test: setup
-	@$(VENV)/bin/python -m pytest $(ARGS)
+	@$(VENV)/bin/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 # The same suite against the wheel that users install, in an environment without the sources.
 test-wheel: setup

@@ -239,7 +239,6 @@ def _cycle() -> dict[str, object]:
         job(thing=object()),
         job(cycle=_cycle()),
     ],
-    ids=repr,
 )
 def test_payload_that_is_not_json_keeps_ids_status_and_progress(payload: object) -> None:
     made = body(payload)

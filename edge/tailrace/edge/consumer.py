@@ -16,6 +16,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError, UnknownTopicOrPartitionError
 from aiokafka.record import default_records
 
+from tailrace.edge.driver import stopped
 from tailrace.edge.offsets import Offsets
 from tailrace.edge.scan import OffsetGoneError, Scan, scanning
 from tailrace.edge.topic_identity import Topic, TopicChangedError, TopicIdentity
@@ -252,7 +253,7 @@ class Consumer:
             fetch_min_bytes=self._fetching.min_bytes,
             request_timeout_ms=_REQUEST_MS,
         )
-        stack.push_async_callback(consumer.stop)
+        stack.push_async_callback(stopped, consumer)
         await consumer.start()
         await self._place(consumer, topic)
         self._watching = asyncio.create_task(self._watch())

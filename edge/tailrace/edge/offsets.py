@@ -8,6 +8,7 @@ from typing import Self
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from tailrace.edge.driver import stopped
 from tailrace.schemas import UnavailableError
 
 __all__ = ["Offsets"]
@@ -38,7 +39,7 @@ class Offsets:
         try:
             await self._consumer.start()
         except BaseException:
-            await self._consumer.stop()
+            await stopped(self._consumer)
             raise
         return self
 
@@ -52,7 +53,7 @@ class Offsets:
         for task in asking:
             task.cancel()
         await asyncio.gather(*asking, return_exceptions=True)
-        await self._consumer.stop()
+        await stopped(self._consumer)
 
     async def earliest(self, partition: int) -> int:
         """Return the offset at which the log starts now.

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
+from tailrace.edge.driver import stopped
 from tailrace.schemas import TailraceError, UnavailableError
 
 __all__ = ["OffsetGoneError", "Scan", "scanning"]
@@ -95,7 +96,7 @@ async def scanning(
         consumer.seek(partition, offset)
         yield Scan(consumer, partition, offset, earliest)
     finally:
-        await consumer.stop()
+        await stopped(consumer)
 
 
 async def _start(consumer: AIOKafkaConsumer) -> None:
