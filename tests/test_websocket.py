@@ -451,6 +451,32 @@ async def test_text_that_is_not_utf8_closes_with_1007(edge: MemoryEdge) -> None:
     await metric(edge, "tailrace_closes_total{code=1007}", 1)
 
 
+async def test_what_cannot_be_inflated_closes_with_1002(
+    edge: MemoryEdge, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with raw(edge, JOB, "Sec-WebSocket-Extensions: permessage-deflate") as viewer:
+        await viewer.head()
+        viewer.send(0x41, b"\xff\xff\xff\xff")  # says that it is compressed
+
+        opcode, payload = await next_frame(viewer)
+
+    assert (opcode, int.from_bytes(payload[:2], "big")) == (8, 1002)
+    await metric(edge, "tailrace_closes_total{code=1002}", 1)
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("first", [b"\x83", b"\xf1", b"\x09"])
+async def test_what_is_no_frame_closes_with_1002(edge: MemoryEdge, first: bytes) -> None:
+    async with raw(edge, JOB) as viewer:
+        await viewer.head()
+        viewer.writer.write(first + b"\x80" + bytes(4))
+
+        opcode, payload = await next_frame(viewer)
+
+        assert (opcode, int.from_bytes(payload[:2], "big")) == (8, 1002)
+        assert await viewer.reader.read() == b"", "the end, while it may still speak"
+
+
 @pytest.mark.parametrize("protocols", [[], [V1]])
 async def test_flood_of_messages_closes_with_4029(edge: MemoryEdge, protocols: list[str]) -> None:
     async with edge.watch(JOB, protocols=protocols) as viewer:

@@ -1,6 +1,7 @@
 """The WebSocket shell: a protocol for each connection, and no task; the pump writes."""
 
 import asyncio
+import zlib
 from typing import cast
 
 from aiohttp import EofStream, WebSocketError, WSCloseCode, WSMessage, WSMsgType, web
@@ -242,13 +243,18 @@ class _Viewer(asyncio.Protocol):
                 heard = _next(self._queue)
             except EofStream:
                 return
-            except WebSocketError as error:
+            except (WebSocketError, zlib.error) as error:
                 release(error)
-                self._stop_hearing()
-                self.session.close(error.code)
-                self._transport.write_eof()  # it may be in the middle of saying more
+                self._fail(getattr(error, "code", WSCloseCode.PROTOCOL_ERROR))
             else:
                 self._take(heard)
+
+    def _fail(self, code: int) -> None:
+        """Close it for what cannot be understood, and listen no more."""
+        self._stop_hearing()
+        self.session.close(code)
+        if not self._transport.is_closing():
+            self._transport.write_eof()  # it may be in the middle of saying more
 
     def _take(self, heard: WSMessage) -> None:
         if heard.type is WSMsgType.CLOSE:
@@ -359,7 +365,7 @@ def _next(queue: WebSocketDataQueue) -> WSMessage:
 
     Raises:
         EofStream: There is nothing for now.
-        WebSocketError: What came is no WebSocket.
+        WebSocketError, zlib.error: What came is no WebSocket.
     """
     try:
         queue.read().send(None)
