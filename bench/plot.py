@@ -37,10 +37,11 @@ def plot(title: str, curves: Mapping[str, HdrHistogram]) -> str:
     ]
     for nth, (name, points) in enumerate(lines.items()):
         colour = _COLOURS[nth % len(_COLOURS)]
+        dashes = ' stroke-dasharray="6 3"' if nth >= len(_COLOURS) else ""
         path = " ".join(f"{_x(nines):.1f},{_y(ms, low, high):.1f}" for nines, ms in points)
         y = _TOP + 16 * nth + 8
         parts += [
-            f'<polyline fill="none" stroke="{colour}" stroke-width="1.6" points="{path}"/>',
+            f'<polyline fill="none" stroke="{colour}" stroke-width="1.6"{dashes} points="{path}"/>',
             f'<text x="{_WIDTH - _RIGHT + 12}" y="{y}" fill="{colour}">{escape(name)}</text>',
         ]
     return "\n".join([*parts, "</svg>", ""])
@@ -49,7 +50,7 @@ def plot(title: str, curves: Mapping[str, HdrHistogram]) -> str:
 def _points(curve: HdrHistogram) -> Iterator[tuple[float, float]]:
     """Yield (nines, milliseconds) as far as there are events enough to tell."""
     most = min(float(_NINES), math.log10(max(1, curve.get_total_count())))
-    for step in range(_STEPS + 1):
+    for step in range(1, _STEPS + 1):
         nines = most * step / _STEPS
         ms = curve.get_value_at_percentile(100 * (1 - 10**-nines)) / 1000
         yield nines, max(ms, 0.001)
