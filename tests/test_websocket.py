@@ -756,10 +756,10 @@ def no_collector() -> Iterator[list[object]]:
 
 
 @pytest.mark.parametrize("header", ["X-None: 1", SPEAK_V1])
-async def test_200_abrupt_losses_leave_no_object_behind(
+async def test_1000_abrupt_losses_leave_no_object_behind(
     edge: MemoryEdge, no_collector: list[object], header: str
 ) -> None:
-    for _ in range(4):
+    for _ in range(20):
         async with AsyncExitStack() as stack:
             for _ in range(50):
                 await stack.enter_async_context(raw(edge, JOB, header))
