@@ -3,7 +3,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tailrace.edge.garbage import settle
+from tailrace.edge.garbage import settle, take_over
 
 
 class Node:
@@ -33,3 +33,12 @@ def test_young_garbage_is_collected_first() -> None:
     settle()
     gc.unfreeze()
     assert not any(id(found) == number and isinstance(found, Node) for found in gc.get_objects())
+
+
+def test_nothing_is_collected_but_by_settling_once_it_is_taken_over() -> None:
+    assert gc.isenabled()
+    try:
+        take_over()
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

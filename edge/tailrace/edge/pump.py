@@ -126,13 +126,7 @@ class Pump:
         for viewer in channel.parked:
             self._backlog.add(viewer)
         channel.parked.clear()
-        return [
-            (
-                chunk,
-                [(frame_of(chunk, d.for_takers(len(viewers))), viewers) for d, viewers in audience],
-            )
-            for chunk in chunks
-        ]
+        return [(chunk, [_addressed(chunk, *each) for each in audience]) for chunk in chunks]
 
     async def _broadcast(self, chunk: Chunk, frames: Sequence[_Addressed]) -> None:
         """Write to every viewer without waiting for any of them."""
