@@ -3,7 +3,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tailrace.edge.garbage import settle, take_over
+from tailrace.edge.garbage import passing, settle, take_over
 
 
 class Node:
@@ -42,3 +42,39 @@ def test_nothing_is_collected_but_by_settling_once_it_is_taken_over() -> None:
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def _alive(numbers: set[int]) -> int:
+    gc.unfreeze()
+    return sum(id(found) in numbers and isinstance(found, Node) for found in gc.get_objects())
+
+
+@pytest.mark.usefixtures("thawed")
+@pytest.mark.parametrize(("settlings", "left"), [(1, 0), (5, 0), (6, 2)])
+def test_cycles_of_what_passes_are_collected_unless_it_takes_long(
+    settlings: int, left: int
+) -> None:
+    settle()
+    gc.disable()
+    try:
+        with passing():
+            one, two = Node(), Node()
+            one.other, two.other = two, one
+            numbers = {id(one), id(two)}
+            for _ in range(settlings):
+                settle()
+            del one, two
+        assert _alive(numbers) == left
+    finally:
+        gc.enable()
+        gc.collect()
+
+
+@pytest.mark.usefixtures("thawed")
+def test_what_lives_is_frozen_again_when_nothing_passes() -> None:
+    kept = Node()
+    with passing(), passing():
+        settle()
+        assert any(found is kept for found in gc.get_objects())
+    settle()
+    assert not any(found is kept for found in gc.get_objects())

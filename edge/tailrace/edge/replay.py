@@ -17,6 +17,7 @@ from tailrace.edge.channel import Viewer
 from tailrace.edge.chunk import Record
 from tailrace.edge.consumer import OffsetGoneError
 from tailrace.edge.dialect import Break
+from tailrace.edge.garbage import passing
 from tailrace.edge.hub import Hub
 from tailrace.edge.locate import Locator
 from tailrace.edge.protocol import Gap
@@ -128,8 +129,12 @@ class Replay:
     async def _scan(self, partition: int, passes: "_Passes") -> None:
         while passes:
             self._scans[partition] += 1
-            async with self._scanner.scan(partition, passes.first) as scan:
-                await self._read(partition, scan, passes)
+            with passing():
+                await self._pass(partition, passes)
+
+    async def _pass(self, partition: int, passes: "_Passes") -> None:
+        async with self._scanner.scan(partition, passes.first) as scan:
+            await self._read(partition, scan, passes)
 
     async def _read(self, partition: int, scan: _Scan, passes: "_Passes") -> None:
         """Read until nobody waits any more, or somebody needs an earlier record once more."""
