@@ -175,10 +175,14 @@ class Wire:
         self.closes: list[tuple[int, bytes]] = []
         self.waiting = 0
         """Bytes that wait in it."""
+        self.broken: Exception | None = None
+        """What writing raises."""
         self.written_to = asyncio.Event()
         self.session = Session(self._write, lambda: self.waiting, self._close, max_buffered=100_000)
 
     def _write(self, frame: bytes) -> None:
+        if self.broken is not None:
+            raise self.broken
         self.written.append(frame)
         self.written_to.set()
 

@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 import orjson
+import pytest
 from edge_harness import WAIT_SECONDS, make_event, numbers, record_of
 from memory_node import Wire, settled
 
@@ -252,10 +253,11 @@ async def test_socket_up_to_its_bound_is_written_to() -> None:
         assert seen(wire) == [[1]]
 
 
-async def test_viewer_lost_while_writing_counts_for_nothing() -> None:
+@pytest.mark.parametrize("error", [RuntimeError("closed"), ConnectionResetError()])
+async def test_viewer_lost_while_writing_counts_for_nothing(error: Exception) -> None:
     async with pumping() as stage:
         lost, other = stage.watchers(2, AT_ONCE)
-        lost.session.end()
+        lost.broken = error
         await stage.publish(make_event(n=1))
         await settled()
 
