@@ -50,7 +50,7 @@ def shake_hands(request: web.Request, subprotocol: str | None) -> Handshake:
         subprotocol: One that it offers, or None.
 
     Raises:
-        web.HTTPException: 400 for what is no handshake, 426 for another version.
+        web.HTTPBadRequest: It is no handshake of version 13.
     """
     headers = request.headers
     connection = ",".join(headers.getall(hdrs.CONNECTION, ())).lower()

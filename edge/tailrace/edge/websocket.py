@@ -59,7 +59,7 @@ class WebSocketEndpoint:
             multiplexed: Whether its URL names no channel: it subscribes by message.
 
         Raises:
-            web.HTTPException: It is no handshake.
+            web.HTTPBadRequest: It is no handshake of version 13.
             ConnectionResetError: The peer is gone already.
         """
         offered = _offered_protocols(request)
