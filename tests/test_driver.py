@@ -36,11 +36,30 @@ async def test_cancelling_of_the_caller_goes_on() -> None:
         async def stop(self) -> None:
             await asyncio.sleep(60)
 
-    ending = asyncio.create_task(stopped(cast("AIOKafkaConsumer", Slow())))
+    driver = Slow()
+    ending = asyncio.create_task(stopped(cast("AIOKafkaConsumer", driver)))
     await asyncio.sleep(0)
     ending.cancel()
     with pytest.raises(asyncio.CancelledError):
         await ending
+    assert driver.closed
+
+
+async def test_one_who_is_cancelled_already_leaves_no_connection() -> None:
+    driver = Driver()
+
+    async def reading() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await stopped(cast("AIOKafkaConsumer", driver))
+
+    task = asyncio.create_task(reading())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert driver.closed
 
 
 @pytest.mark.kafka

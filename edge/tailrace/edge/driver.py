@@ -8,15 +8,15 @@ __all__ = ["stopped"]
 
 
 async def stopped(consumer: AIOKafkaConsumer) -> None:
-    """Stop a consumer, also in the moment in which it waits to ask a broker again that is away.
+    """Stop a consumer, and close its connections also where that is cut short.
 
-    The driver then lets the cancelling of its own fetch out, as if the caller were cancelled, and
-    leaves its connections open.
+    A driver that waits to ask a broker again that is away lets the cancelling of its own fetch
+    out, as if the caller were cancelled.
     """
     try:
         await consumer.stop()
     except asyncio.CancelledError:
+        await consumer._client.close()  # noqa: SLF001 -- what `stop` did not come to
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
-        await consumer._client.close()  # noqa: SLF001 -- what `stop` did not come to
