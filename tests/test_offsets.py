@@ -1,11 +1,15 @@
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
+from unittest import mock
 
 import pytest
+from aiokafka import TopicPartition
 from conftest import delete_topic
 from log_twins import AnyConsumer, KafkaLog, Log, minutes_ago, stamped
+from memory_node import settled
 
+from tailrace.edge import offsets as module
 from tailrace.edge.offsets import Offsets
 from tailrace.schemas import UnavailableError
 
@@ -17,7 +21,8 @@ async def consumer(log: Log) -> AsyncIterator[AnyConsumer]:
 
 
 async def test_empty_partition_begins_and_ends_at_zero(consumer: AnyConsumer) -> None:
-    assert (await consumer.earliest(2), await consumer.end(2)) == (0, 0)
+    assert (await consumer.earliest(2), await consumer.reaches(2, 0)) == (0, True)
+    assert not await consumer.reaches(2, 1)
     assert await consumer.offset_at(2, minutes_ago(5)) == 0
 
 
@@ -27,8 +32,9 @@ async def test_partition_begins_where_retention_has_left_it(
     await log.write(*stamped(*range(1, 11)), partition=1)
     await log.delete_before(4, partition=1)
 
-    assert (await consumer.earliest(1), await consumer.end(1)) == (4, 10)
-    assert (await consumer.earliest(0), await consumer.end(0)) == (0, 0)
+    assert (await consumer.earliest(1), await consumer.earliest(0)) == (4, 0)
+    assert await consumer.reaches(1, 10)
+    assert not await consumer.reaches(1, 11)
 
 
 async def test_offset_at_is_the_first_one_at_or_after_the_time(
@@ -95,7 +101,72 @@ async def test_callers_who_ask_the_same_at_once_share_one_request(
     await asyncio.gather(*(offsets.at(0, 5) for _ in range(20)))
 
     assert asked == ["beginning_offsets", "end_offsets", "offsets_for_times", "end_offsets"]
-    assert offsets._asking == {}
+    assert (offsets._asking, offsets._next) == ({}, {})
+
+
+class Partition:
+    """Stands in for the driver: the end of a log that grows while it is asked."""
+
+    def __init__(self, *ends: int) -> None:
+        self.ends = list(ends)
+        self.asked = 0
+        self.answering = asyncio.Event()
+        self.answering.set()
+        self.answered = asyncio.Event()
+
+    async def end_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        self.asked += 1
+        end = self.ends.pop(0) if len(self.ends) > 1 else self.ends[0]
+        await self.answering.wait()
+        self.answered.set()
+        return dict.fromkeys(partitions, end)
+
+
+def asking(partition: Partition) -> Offsets:
+    with mock.patch.object(module, "AIOKafkaConsumer", return_value=partition):
+        return Offsets(bootstrap_servers="", topic="t")
+
+
+async def test_answer_is_never_older_than_its_question() -> None:
+    partition = Partition(5, 6, 7)
+    offsets = asking(partition)
+    partition.answering.clear()
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(offsets.end(0))
+        await settled()
+        later = [group.create_task(offsets.end(0)) for _ in range(20)]
+        other = group.create_task(offsets.end(1))
+        await settled()
+        assert partition.asked == 2, "of each partition"
+        partition.answering.set()
+
+    assert first.result() == 5
+    assert other.result() == 6
+    assert [task.result() for task in later] == [7] * 20
+    assert partition.asked == 3
+    assert (offsets._asking, offsets._next) == ({}, {})
+
+
+async def test_one_who_asks_as_an_answer_comes_in_asks_anew() -> None:
+    partition = Partition(5, 6)
+    offsets = asking(partition)
+
+    async def ask_late() -> int:
+        await partition.answered.wait()
+        return await offsets.end(0)
+
+    late = asyncio.create_task(ask_late())
+    await settled()
+
+    assert await offsets.end(0) == 5
+    assert await late == 6
+
+
+async def test_log_that_goes_on_elsewhere_is_waited_for() -> None:
+    partition = Partition(5, 5, 9)
+
+    assert await asking(partition).reaches(0, 7)
+    assert partition.asked == 3
 
 
 async def test_caller_that_gives_up_does_not_end_the_others_request(offsets: Offsets) -> None:

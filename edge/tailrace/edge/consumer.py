@@ -190,9 +190,12 @@ class Consumer:
         """
         return await self._offsets.earliest(partition)
 
-    async def end(self, partition: int) -> int:
-        """Return the last stable offset now, exclusive; shared and bounded as `earliest`."""
-        return await self._offsets.end(partition)
+    async def reaches(self, partition: int, end: int) -> bool:
+        """Tell whether the log goes on up to `end`, exclusive; shared and bounded as `earliest`.
+
+        No is said after 2 s only.
+        """
+        return await self._offsets.reaches(partition, end)
 
     async def offset_at(self, partition: int, timestamp_ms: int) -> int:
         """Return the first offset whose timestamp is this or later, else the end.
@@ -337,10 +340,10 @@ class Consumer:
         try:
             topic = await self._identity.ask()
             earliest = await self.earliest(partition)
-            end = await self.end(partition)
+            there = offset >= earliest and await self.reaches(partition, offset)
         except (KafkaError, OSError, UnavailableError):
             return
-        if topic is None or earliest <= offset <= end:
+        if topic is None or there:
             return
         lost = topic == self.topic and offset < earliest
         self._change(TopicChangedError(self.topic, topic, "retention" if lost else None))

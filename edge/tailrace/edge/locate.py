@@ -23,8 +23,8 @@ class Offsets(Protocol):
     async def earliest(self, partition: int) -> int:
         """Return the first offset that is left."""
 
-    async def end(self, partition: int) -> int:
-        """Return the offset of the next record to come."""
+    async def reaches(self, partition: int, end: int) -> bool:
+        """Tell whether the log goes on up to `end`, exclusive."""
 
     async def offset_at(self, partition: int, timestamp_ms: int) -> int:
         """Return the first offset of that time or later."""
@@ -131,23 +131,13 @@ class Locator:
         journal, partition = self._hub.journal, position.partition
         if position.offset > journal.head(partition)[0]:
             # Another node is ahead of this one, or the log was cut off.
-            return Gap.RESET if await self._ends_before(position) else None
+            there = await self._offsets.reaches(partition, position.offset + 1)
+            return None if there else Gap.RESET
         if position.offset >= journal.floor(partition):
             return None
         if position.offset + 1 < await self._offsets.earliest(partition):
             return Gap.RETENTION
         return None if self.within_bound(position, slack=1.0) else Gap.TOO_FAR
-
-    async def _ends_before(self, position: Position) -> bool:
-        """Tell whether the log ends before the record at a position.
-
-        Asked twice: the first answer may be to a question that somebody put before that record was
-        written.
-        """
-        for _ in range(2):
-            if position.offset < await self._offsets.end(position.partition):
-                return False
-        return True
 
     async def _beginning(self, key: ChannelKey, partition: int) -> Position:
         """Return the place just before a run's first record, or before all that there is."""

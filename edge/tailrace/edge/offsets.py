@@ -14,18 +14,23 @@ from tailrace.schemas import UnavailableError
 __all__ = ["Offsets"]
 
 _ANSWER_SECONDS = 4.0
+_ELECTION_SECONDS = 2.0
+_AGAIN_SECONDS = 0.1
 
 
 class Offsets:
     """Asks about the partitions of one topic. Use as an async context manager.
 
-    Callers who ask the same at once share one request; so there are at most as many under way as
-    there are callers. Each ends within 4 s, with `UnavailableError` when Kafka has not answered.
+    Callers who ask the same while it is being asked share the next request, so that an answer is
+    never older than its question. Each ends within 4 s, with `UnavailableError` when Kafka has not
+    answered.
     """
 
     def __init__(self, *, bootstrap_servers: str, topic: str) -> None:
         self._topic = topic
         self._asking: dict[Hashable, asyncio.Task[int]] = {}
+        self._next: dict[Hashable, asyncio.Task[int]] = {}
+        """What waits until the same has been asked; may still be joined."""
         # Its connections are its own: a question never waits behind a fetch.
         self._consumer = AIOKafkaConsumer(
             bootstrap_servers=bootstrap_servers,
@@ -49,7 +54,7 @@ class Offsets:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        asking = tuple(self._asking.values())
+        asking = (*self._asking.values(), *self._next.values())
         for task in asking:
             task.cancel()
         await asyncio.gather(*asking, return_exceptions=True)
@@ -70,6 +75,23 @@ class Offsets:
             UnavailableError: Kafka does not answer.
         """
         return await self._shared(("end", partition), lambda: self._end(partition))
+
+    async def reaches(self, partition: int, end: int) -> bool:
+        """Tell whether the log goes on up to `end`, exclusive.
+
+        No is said after 2 s only: a broker that led the partition until a moment ago does not know
+        what its successor has written, and answers all the same.
+
+        Raises:
+            UnavailableError: Kafka does not answer.
+        """
+        loop = asyncio.get_running_loop()
+        patience = loop.time() + _ELECTION_SECONDS
+        while await self.end(partition) < end:
+            if loop.time() >= patience:
+                return False
+            await asyncio.sleep(_AGAIN_SECONDS)
+        return True
 
     async def at(self, partition: int, timestamp_ms: int) -> int:
         """Return the first offset whose timestamp is this or later; the end if there is none.
@@ -99,9 +121,9 @@ class Offsets:
         return TopicPartition(self._topic, partition)
 
     async def _shared(self, key: Hashable, ask: Callable[[], Awaitable[int]]) -> int:
-        task = self._asking.get(key)
+        task = self._next.get(key)
         if task is None:
-            task = self._asking[key] = asyncio.create_task(_bounded(ask))
+            task = self._next[key] = asyncio.create_task(_bounded(lambda: self._in_turn(key, ask)))
             task.add_done_callback(lambda done: self._asked(key, done))
         try:
             return await asyncio.shield(task)  # one caller that gives up does not end the others'
@@ -111,8 +133,16 @@ class Offsets:
                 raise UnavailableError("the topic is not read any more") from None
             raise
 
+    async def _in_turn(self, key: Hashable, ask: Callable[[], Awaitable[int]]) -> int:
+        if key in self._asking:
+            await asyncio.wait([self._asking[key]])
+        self._asking[key] = self._next.pop(key)  # from here on nobody joins
+        return await ask()
+
     def _asked(self, key: Hashable, task: asyncio.Task[int]) -> None:
-        del self._asking[key]
+        for tasks in (self._asking, self._next):  # in the latter if its time was up before its turn
+            if tasks.get(key) is task:
+                del tasks[key]
         if not task.cancelled():
             task.exception()  # perhaps nobody waits for it any more
 
