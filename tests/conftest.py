@@ -194,6 +194,7 @@ _ON_UVLOOP = {
     "test_connection",
     "test_consumer",
     "test_conversation",
+    "test_driver",
     "test_edge_app",
     "test_listener",
     "test_longpoll",

@@ -1,11 +1,14 @@
 import asyncio
+import contextlib
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.protocol.metadata import MetadataRequest
 
-from tailrace.edge.driver import stopped
+from tailrace.edge.driver import check, expect_uvloop, stopped
 
 
 class Driver:
@@ -76,3 +79,50 @@ async def test_a_real_one_is_left_without_connections(kafka: str, topic: str) ->
 
     assert waiting.cancelled()
     assert not any(conn.connected() for conn in consumer._client._conns.values())
+
+
+@pytest.mark.kafka
+async def test_writing_to_a_connection_that_was_just_lost_is_an_error_of_the_driver(
+    kafka: str, topic: str
+) -> None:
+    expect_uvloop()
+    consumer = AIOKafkaConsumer(bootstrap_servers=kafka)
+    await consumer.start()
+    try:
+        await consumer.end_offsets([TopicPartition(topic, 0)])
+        [connection] = consumer._client._conns.values()
+        connection._writer.transport.abort()
+        await asyncio.sleep(0)
+        assert connection._writer is not None, "its reader has not heard of it yet"
+        with pytest.raises(KafkaConnectionError, match="is lost"):
+            connection.send(MetadataRequest([]))
+
+        assert not connection.connected()
+        assert await consumer.end_offsets([TopicPartition(topic, 0)]) == {
+            TopicPartition(topic, 0): 0
+        }
+    finally:
+        await stopped(consumer)
+
+
+@pytest.mark.kafka
+async def test_fetching_that_has_died_is_told(kafka: str, topic: str) -> None:
+    consumer = AIOKafkaConsumer(topic, bootstrap_servers=kafka)
+    await consumer.start()
+    try:
+        assert await consumer.getmany(timeout_ms=100) == {}
+        check(consumer)
+        consumer._client.send = _broken
+        async with asyncio.timeout(10):
+            await asyncio.wait([consumer._fetcher.error_future])
+
+        assert await consumer.getmany(timeout_ms=100) == {}, "the driver says nothing"
+        with pytest.raises(KafkaError, match="Unexpected error"):
+            check(consumer)
+    finally:
+        with contextlib.suppress(KafkaError):
+            await stopped(consumer)
+
+
+async def _broken(*_: object) -> None:
+    raise ZeroDivisionError

@@ -16,7 +16,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError, UnknownTopicOrPartitionError
 from aiokafka.record import default_records
 
-from tailrace.edge.driver import stopped
+from tailrace.edge.driver import check, expect_uvloop, stopped
 from tailrace.edge.offsets import Offsets
 from tailrace.edge.scan import OffsetGoneError, Scan, scanning
 from tailrace.edge.topic_identity import Topic, TopicChangedError, TopicIdentity
@@ -122,6 +122,7 @@ class Consumer:
         async with AsyncExitStack() as stack:
             stack.enter_context(quiet_driver())
             _tell_of_slow_driver()
+            expect_uvloop()
             await self._enter(stack)
             self._stack = stack.pop_all()
         _log.info("consuming", topic=self._name, partitions=self.partitions)
@@ -365,9 +366,14 @@ class Consumer:
     # Watching
 
     async def _watch(self) -> None:
-        """Ask again and again which topic this is, until it is another one."""
+        """Ask again and again which topic this is, until it is another one.
+
+        Raises:
+            KafkaError: The driver has given up reading.
+        """
         while self._changed is None:
             await asyncio.sleep(_WATCH_SECONDS)
+            check(self._started())
             try:
                 topic = await self._identity.ask()
             except (KafkaError, OSError):  # says nothing about the topic
