@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from aiokafka import ConsumerRecord
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
+
+from tailrace.batching import Logged
 
 HEADERS = [
     ("content-type", b"application/avro"),
@@ -51,30 +52,14 @@ def id_of(record: LoggedRecord) -> str | None:
 
 def fetch(
     offset: int, count: int, *, keys: int, value_bytes: int, headers: int = 7
-) -> list[ConsumerRecord]:
-    """Return records that aiokafka's own reader made of a batch: each has its own objects."""
+) -> list[Logged]:
+    """Return records as aiokafka reads them from a batch: each has its own objects."""
     batch = DefaultRecordBatchBuilder(2, 0, 1, -1, -1, -1, 1 << 30)
-    for index in range(count):
-        key = f"project-{(offset + index) % keys:05}".encode()
-        moment = 1_790_000_000_000 + offset + index
-        batch.append(index, moment, key, bytes(value_bytes), HEADERS[:headers])
+    for place in range(offset, offset + count):
+        key = f"project-{place % keys:05}".encode()
+        batch.append(place, 1_790_000_000_000 + place, key, bytes(value_bytes), HEADERS[:headers])
     reader = MemoryRecords(bytes(batch.build()))
-    records = []
+    records: list[Logged] = []
     while reader.has_next():
-        records += [
-            ConsumerRecord(
-                "topic",
-                0,
-                offset + record.offset,
-                record.timestamp,
-                record.timestamp_type,
-                record.key,
-                record.value,
-                record.checksum,
-                len(record.key),
-                len(record.value),
-                tuple(record.headers),
-            )
-            for record in reader.next_batch()
-        ]
+        records += reader.next_batch()
     return records

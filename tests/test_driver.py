@@ -1,14 +1,14 @@
 import asyncio
 import contextlib
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaConnectionError, KafkaError
 from aiokafka.protocol.metadata import MetadataRequest
 
-from tailrace.edge.driver import check, expect_uvloop, stopped
+from tailrace.edge.driver import adapt, as_read, check, stopped
 
 
 class Driver:
@@ -85,7 +85,7 @@ async def test_a_real_one_is_left_without_connections(kafka: str, topic: str) ->
 async def test_writing_to_a_connection_that_was_just_lost_is_an_error_of_the_driver(
     kafka: str, topic: str
 ) -> None:
-    expect_uvloop()
+    adapt()
     consumer = AIOKafkaConsumer(bootstrap_servers=kafka)
     await consumer.start()
     try:
@@ -126,3 +126,45 @@ async def test_fetching_that_has_died_is_told(kafka: str, topic: str) -> None:
 
 async def _broken(*_: object) -> None:
     raise ZeroDivisionError
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("compression", [None, "gzip"])
+async def test_records_come_as_they_are_read_where_nothing_more_is_wanted(
+    kafka: str, topic: str, compression: str | None
+) -> None:
+    adapt()
+    headers = [("ce_id", b"1"), ("ce_type", b"t")]
+    where = TopicPartition(topic, 1)
+    async with AIOKafkaProducer(bootstrap_servers=kafka, compression_type=compression) as producer:
+        for value in (b"one", None):
+            await producer.send_and_wait(
+                topic, value, key=b"k", partition=1, headers=headers, timestamp_ms=1000
+            )
+
+    light = await read(AIOKafkaConsumer(bootstrap_servers=kafka, value_deserializer=as_read), where)
+    usual = await read(AIOKafkaConsumer(bootstrap_servers=kafka), where)
+
+    assert [type(record) for record in usual] == [ConsumerRecord] * 2
+    assert ConsumerRecord not in map(type, light)
+    for records in (light, usual):
+        assert [(r.offset, r.timestamp, r.key, r.value, list(r.headers)) for r in records] == [
+            (0, 1000, b"k", b"one", headers),
+            (1, 1000, b"k", None, headers),
+        ]
+
+
+async def read(consumer: AIOKafkaConsumer, partition: TopicPartition) -> list[Any]:
+    """Read two records."""
+    records: list[Any] = []
+    await consumer.start()
+    try:
+        consumer.assign([partition])
+        await consumer.seek_to_beginning(partition)
+        async with asyncio.timeout(10):
+            while len(records) < 2:
+                for fetched in (await consumer.getmany(timeout_ms=1000)).values():
+                    records += fetched
+    finally:
+        await stopped(consumer)
+    return records

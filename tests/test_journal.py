@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import pytest
-from aiokafka import ConsumerRecord
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -18,7 +17,7 @@ from hypothesis.stateful import (
 from logged_record import LoggedRecord, fetch, id_of, logged
 from strategies import PROPERTY
 
-from tailrace.batching import UNKNOWN_TIMESTAMP, Block, Journal, RunStart
+from tailrace.batching import UNKNOWN_TIMESTAMP, Block, Journal, Logged, RunStart
 from tailrace.batching.journal import _BLOCK_RECORDS, _BLOCK_SHARE
 from tailrace.schemas import Subject
 
@@ -212,7 +211,7 @@ def test_fetch_of_any_length_is_cut_into_blocks() -> None:
     assert max(len(block.records) for block in journal._logs[0].blocks) == _BLOCK_RECORDS
 
 
-def _traced(journal: Journal[ConsumerRecord], count: int, of: int, keys: int, value: int) -> int:
+def _traced(journal: Journal[Logged], count: int, of: int, keys: int, value: int) -> int:
     """Fill a journal with what aiokafka makes of batches; return what that takes of memory."""
     before = tracemalloc.get_traced_memory()[0]
     for offset in range(0, count, of):
@@ -225,7 +224,7 @@ def _traced(journal: Journal[ConsumerRecord], count: int, of: int, keys: int, va
 @pytest.mark.parametrize("keys", [1, 50, 3000])
 @pytest.mark.parametrize("length", [20, 500])
 def test_size_is_what_the_interpreter_gives_out(length: int, keys: int, value_bytes: int) -> None:
-    journal = Journal[ConsumerRecord](max_bytes=1 << 28, id_of=lambda _: None)
+    journal = Journal[Logged](max_bytes=1 << 28, id_of=lambda _: None)
     journal.begin(0, -1, UNKNOWN_TIMESTAMP)
     gc.collect()  # empties the free lists, whose objects would not be traced
     tracemalloc.start()

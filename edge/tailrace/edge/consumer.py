@@ -12,11 +12,12 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 import structlog
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError, UnknownTopicOrPartitionError
 from aiokafka.record import default_records
 
-from tailrace.edge.driver import check, expect_uvloop, stopped
+from tailrace.batching import Logged
+from tailrace.edge.driver import adapt, as_read, check, stopped
 from tailrace.edge.offsets import Offsets
 from tailrace.edge.scan import OffsetGoneError, Scan, scanning
 from tailrace.edge.topic_identity import Topic, TopicChangedError, TopicIdentity
@@ -112,7 +113,7 @@ class Consumer:
         self._consumer: AIOKafkaConsumer | None = None
         self._partitions: list[TopicPartition] = []
         self._cold: set[TopicPartition] = set()
-        self._last: dict[int, ConsumerRecord] = {}
+        self._last: dict[int, Logged] = {}
         self._away: dict[TopicPartition, int] | None = None
         self._changed: TopicChangedError | None = None
         self._waiting: asyncio.Timeout | None = None
@@ -122,7 +123,7 @@ class Consumer:
         async with AsyncExitStack() as stack:
             stack.enter_context(quiet_driver())
             _tell_of_slow_driver()
-            expect_uvloop()
+            adapt()
             await self._enter(stack)
             self._stack = stack.pop_all()
         _log.info("consuming", topic=self._name, partitions=self.partitions)
@@ -147,7 +148,7 @@ class Consumer:
         """Whether every partition has been polled up to its target. True stays True."""
         return self._consumer is not None and not self._cold
 
-    async def poll(self, timeout: float) -> Mapping[int, Sequence[ConsumerRecord]]:  # noqa: ASYNC109
+    async def poll(self, timeout: float) -> Mapping[int, Sequence[Logged]]:  # noqa: ASYNC109
         """Return the next records by partition, in ascending offset; none after `timeout` s.
 
         At most 500. Before that time it returns none in the moment that the consumer turns warm.
@@ -256,6 +257,7 @@ class Consumer:
             fetch_max_wait_ms=self._fetching.wait_ms,
             fetch_min_bytes=self._fetching.min_bytes,
             request_timeout_ms=_REQUEST_MS,
+            value_deserializer=as_read,
         )
         stack.push_async_callback(stopped, consumer)
         await consumer.start()
@@ -291,7 +293,7 @@ class Consumer:
 
     # Polling
 
-    async def _fetch(self, seconds: float) -> dict[int, list[ConsumerRecord]]:
+    async def _fetch(self, seconds: float) -> dict[int, list[Logged]]:
         if self.warm:
             return await self._next(seconds)
         deadline = time.monotonic() + seconds
@@ -302,7 +304,7 @@ class Consumer:
             if fetched or self.warm or left <= _WARMING_SECONDS:
                 return fetched
 
-    async def _next(self, seconds: float) -> dict[int, list[ConsumerRecord]]:
+    async def _next(self, seconds: float) -> dict[int, list[Logged]]:
         if self._away is not None:
             await asyncio.sleep(seconds)
             return {}
@@ -326,7 +328,7 @@ class Consumer:
                 if await consumer.position(tp) >= self.targets[tp.partition]:
                     self._cold.discard(tp)
 
-    def _check(self, fetched: Mapping[int, Sequence[ConsumerRecord]]) -> None:
+    def _check(self, fetched: Mapping[int, Sequence[Logged]]) -> None:
         """Notice offsets that were polled before: the log has begun again."""
         for partition, records in fetched.items():
             last = self._last.get(partition)

@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
-from tailrace.edge.driver import stopped
+from tailrace.batching import Logged
+from tailrace.edge.driver import as_read, stopped
 from tailrace.schemas import TailraceError, UnavailableError
 
 __all__ = ["OffsetGoneError", "Scan", "scanning"]
@@ -42,7 +43,7 @@ class Scan:
         self.position = offset
         """The next offset to be read; transaction markers and gaps passed are behind it."""
 
-    async def read(self) -> Sequence[ConsumerRecord]:
+    async def read(self) -> Sequence[Logged]:
         """Return the next records, at most 500; none when 1 s brought none.
 
         None are returned sooner when only the position has moved on.
@@ -60,7 +61,7 @@ class Scan:
                 return records
         return []
 
-    async def _next(self) -> Sequence[ConsumerRecord]:
+    async def _next(self) -> Sequence[Logged]:
         try:
             fetched = await self._consumer.getmany(timeout_ms=_TURN_MS, max_records=_MAX_RECORDS)
         except OffsetOutOfRangeError as error:
@@ -89,6 +90,7 @@ async def scanning(
         enable_auto_commit=False,
         auto_offset_reset="none",
         isolation_level="read_committed",
+        value_deserializer=as_read,
     )
     try:
         await _start(consumer)
