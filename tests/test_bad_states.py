@@ -25,16 +25,15 @@ def bad_state() -> StubRecord:
     return record_of(make_event(n=-1))._replace(value=b"\x00no avro")
 
 
-def filler() -> StubRecord:
-    return record_of(make_event("p2", data=WIDE))
-
-
 async def forget(edge: MemoryEdge, offset: int) -> None:
-    """Fill the journal until its floor is at an offset of a wide record, or after it."""
+    """Fill the journal until its floor is at an offset of a wide record, or after it.
+
+    What it is filled with is small: the place of one wide record is enough for it.
+    """
     journal = edge.node.hub.journal
     while journal.floor(0) < offset:
         head = journal.head(0)
-        edge.consumer.put(filler())
+        edge.consumer.put(record_of(make_event("p2")))
         while journal.head(0) == head:  # noqa: ASYNC110 -- seen only from outside
             await asyncio.sleep(0)
 
