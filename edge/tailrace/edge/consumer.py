@@ -340,16 +340,17 @@ class Consumer:
 
         When Kafka does not say, nothing happens: the driver comes across the same again.
         """
+        lost = False
         try:
             topic = await self._identity.ask()
-            earliest = await self.earliest(partition)
-            there = offset >= earliest and await self.reaches(partition, offset)
+            if topic == self.topic:
+                lost = offset < await self.earliest(partition)
+                if not lost and await self.reaches(partition, offset):
+                    return
         except (KafkaError, OSError, UnavailableError):
             return
-        if topic is None or there:
-            return
-        lost = topic == self.topic and offset < earliest
-        self._change(TopicChangedError(self.topic, topic, "retention" if lost else None))
+        if topic is not None:
+            self._change(TopicChangedError(self.topic, topic, "retention" if lost else None))
 
     def _refused(self, error: KafkaError) -> None:
         held = self._refusals.allow(type(error), time.monotonic())
