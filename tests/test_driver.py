@@ -168,3 +168,28 @@ async def read(consumer: AIOKafkaConsumer, partition: TopicPartition) -> list[An
     finally:
         await stopped(consumer)
     return records
+
+
+@pytest.mark.kafka
+async def test_leader_that_there_is_none_of_is_asked_for_with_pauses(kafka: str) -> None:
+    adapt()
+    consumer = AIOKafkaConsumer(bootstrap_servers=kafka)
+    await consumer.start()
+    try:
+        updates = 0
+        update = consumer._client.cluster.update_metadata
+
+        def count(metadata: Any) -> None:
+            nonlocal updates
+            updates += 1
+            update(metadata)
+
+        consumer._client.cluster.update_metadata = count
+        begun = asyncio.get_running_loop().time()
+        consumer.assign([TopicPartition("nowhere", 0)])
+        assert await consumer.getmany(timeout_ms=1000) == {}
+
+        seconds = asyncio.get_running_loop().time() - begun
+        assert 1 <= updates <= 1 + seconds / 0.1
+    finally:
+        await stopped(consumer)

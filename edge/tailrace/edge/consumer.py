@@ -397,7 +397,7 @@ class Consumer:
             self._waiting.reschedule(asyncio.get_running_loop().time())
 
     async def _rest(self) -> None:
-        """Leave a deleted topic alone: the driver would ask for its leaders without a pause."""
+        """Leave a deleted topic alone: the driver would go on asking for leaders, and log it."""
         if self._away is None:
             _log.warning("topic is gone, waiting for it", topic=self._name)
             consumer = self._started()

@@ -1,11 +1,13 @@
-"""The Kafka driver, made to survive on uvloop, to copy less, to say that it died, to end whole."""
+"""The Kafka driver, adapted: it survives on uvloop, is patient, copies less, and ends whole."""
 
 import asyncio
 from typing import Any, TypeVar
 
 import aiokafka.conn
+import aiokafka.consumer.consumer
 import aiokafka.consumer.fetcher
 from aiokafka import AIOKafkaConsumer
+from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.errors import KafkaConnectionError, KafkaError
@@ -13,6 +15,9 @@ from aiokafka.errors import KafkaConnectionError, KafkaError
 __all__ = ["adapt", "as_read", "check", "stopped"]
 
 V = TypeVar("V")
+
+_PAUSE_SECONDS = 0.1
+"""Between two questions for metadata, as in Kafka's own clients (``retry.backoff.ms``)."""
 
 
 class _Connection(AIOKafkaConnection):  # type: ignore[misc] # the driver has no types
@@ -28,6 +33,22 @@ class _Connection(AIOKafkaConnection):  # type: ignore[misc] # the driver has no
         except RuntimeError as error:
             self.close(reason=CloseReason.CONNECTION_BROKEN)
             raise KafkaConnectionError(f"{self} is lost: {error}") from error
+
+
+class _Client(AIOKafkaClient):  # type: ignore[misc]
+    """A client that pauses between two questions for metadata.
+
+    The driver does not, while a partition has no leader or no broker is there: it would take a
+    whole core for as long as that lasts.
+    """
+
+    _next_at = 0.0
+
+    async def _metadata_update(self, cluster_metadata: Any, topics: Any) -> Any:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(self._next_at - loop.time())
+        self._next_at = loop.time() + _PAUSE_SECONDS
+        return await super()._metadata_update(cluster_metadata, topics)
 
 
 class _Records(PartitionRecords):  # type: ignore[misc]
@@ -52,8 +73,9 @@ def as_read(value: V) -> V:
 
 
 def adapt() -> None:
-    """Let the driver of this process survive on uvloop, and honour `as_read`."""
+    """Let all consumers made from now on in this process be such, and honour `as_read`."""
     aiokafka.conn.AIOKafkaConnection = _Connection
+    aiokafka.consumer.consumer.AIOKafkaClient = _Client
     aiokafka.consumer.fetcher.PartitionRecords = _Records
 
 
