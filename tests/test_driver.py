@@ -8,7 +8,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPa
 from aiokafka.errors import KafkaConnectionError, KafkaError
 from aiokafka.protocol.metadata import MetadataRequest
 
-from tailrace.edge.driver import adapt, as_read, check, stopped
+from tailrace.edge.driver import check, reader, stopped
 
 
 class Driver:
@@ -85,8 +85,7 @@ async def test_a_real_one_is_left_without_connections(kafka: str, topic: str) ->
 async def test_writing_to_a_connection_that_was_just_lost_is_an_error_of_the_driver(
     kafka: str, topic: str
 ) -> None:
-    adapt()
-    consumer = AIOKafkaConsumer(bootstrap_servers=kafka)
+    consumer = reader(bootstrap_servers=kafka)
     await consumer.start()
     try:
         await consumer.end_offsets([TopicPartition(topic, 0)])
@@ -133,7 +132,6 @@ async def _broken(*_: object) -> None:
 async def test_records_come_as_they_are_read_where_nothing_more_is_wanted(
     kafka: str, topic: str, compression: str | None
 ) -> None:
-    adapt()
     headers = [("ce_id", b"1"), ("ce_type", b"t")]
     where = TopicPartition(topic, 1)
     async with AIOKafkaProducer(bootstrap_servers=kafka, compression_type=compression) as producer:
@@ -142,7 +140,7 @@ async def test_records_come_as_they_are_read_where_nothing_more_is_wanted(
                 topic, value, key=b"k", partition=1, headers=headers, timestamp_ms=1000
             )
 
-    light = await read(AIOKafkaConsumer(bootstrap_servers=kafka, value_deserializer=as_read), where)
+    light = await read(reader(bootstrap_servers=kafka), where)
     usual = await read(AIOKafkaConsumer(bootstrap_servers=kafka), where)
 
     assert [type(record) for record in usual] == [ConsumerRecord] * 2
@@ -168,28 +166,3 @@ async def read(consumer: AIOKafkaConsumer, partition: TopicPartition) -> list[An
     finally:
         await stopped(consumer)
     return records
-
-
-@pytest.mark.kafka
-async def test_leader_that_there_is_none_of_is_asked_for_with_pauses(kafka: str) -> None:
-    adapt()
-    consumer = AIOKafkaConsumer(bootstrap_servers=kafka)
-    await consumer.start()
-    try:
-        updates = 0
-        update = consumer._client.cluster.update_metadata
-
-        def count(metadata: Any) -> None:
-            nonlocal updates
-            updates += 1
-            update(metadata)
-
-        consumer._client.cluster.update_metadata = count
-        begun = asyncio.get_running_loop().time()
-        consumer.assign([TopicPartition("nowhere", 0)])
-        assert await consumer.getmany(timeout_ms=1000) == {}
-
-        seconds = asyncio.get_running_loop().time() - begun
-        assert 1 <= updates <= 1 + seconds / 0.1
-    finally:
-        await stopped(consumer)

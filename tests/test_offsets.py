@@ -123,7 +123,7 @@ class Partition:
 
 
 def asking(partition: Partition) -> Offsets:
-    with mock.patch.object(module, "AIOKafkaConsumer", return_value=partition):
+    with mock.patch.object(module, "reader", return_value=partition):
         return Offsets(bootstrap_servers="", topic="t")
 
 

@@ -17,7 +17,7 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError, UnknownTopicOrPar
 from aiokafka.record import default_records
 
 from tailrace.batching import Logged
-from tailrace.edge.driver import adapt, as_read, check, stopped
+from tailrace.edge.driver import check, reader, stopped
 from tailrace.edge.offsets import Offsets
 from tailrace.edge.scan import OffsetGoneError, Scan, scanning
 from tailrace.edge.topic_identity import Topic, TopicChangedError, TopicIdentity
@@ -123,7 +123,6 @@ class Consumer:
         async with AsyncExitStack() as stack:
             stack.enter_context(quiet_driver())
             _tell_of_slow_driver()
-            adapt()
             await self._enter(stack)
             self._stack = stack.pop_all()
         _log.info("consuming", topic=self._name, partitions=self.partitions)
@@ -248,16 +247,11 @@ class Consumer:
         if topic is None:
             raise UnknownTopicOrPartitionError(self._name)
         self._offsets = await stack.enter_async_context(Offsets(**where))
-        consumer = AIOKafkaConsumer(
+        consumer = reader(
             bootstrap_servers=self._bootstrap_servers,
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="none",  # nothing is skipped without a word
-            isolation_level="read_committed",
             fetch_max_wait_ms=self._fetching.wait_ms,
             fetch_min_bytes=self._fetching.min_bytes,
             request_timeout_ms=_REQUEST_MS,
-            value_deserializer=as_read,
         )
         stack.push_async_callback(stopped, consumer)
         await consumer.start()

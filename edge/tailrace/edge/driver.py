@@ -1,23 +1,18 @@
-"""The Kafka driver, adapted: it survives on uvloop, is patient, copies less, and ends whole."""
+"""The Kafka driver as the edge needs it: it survives on uvloop, copies less and ends whole."""
 
 import asyncio
-from typing import Any, TypeVar
+from typing import Any
 
 import aiokafka.conn
-import aiokafka.consumer.consumer
 import aiokafka.consumer.fetcher
 from aiokafka import AIOKafkaConsumer
-from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.errors import KafkaConnectionError, KafkaError
 
-__all__ = ["adapt", "as_read", "check", "stopped"]
+from tailrace.logs import patient
 
-V = TypeVar("V")
-
-_PAUSE_SECONDS = 0.1
-"""Between two questions for metadata, as in Kafka's own clients (``retry.backoff.ms``)."""
+__all__ = ["check", "reader", "stopped"]
 
 
 class _Connection(AIOKafkaConnection):  # type: ignore[misc] # the driver has no types
@@ -35,22 +30,6 @@ class _Connection(AIOKafkaConnection):  # type: ignore[misc] # the driver has no
             raise KafkaConnectionError(f"{self} is lost: {error}") from error
 
 
-class _Client(AIOKafkaClient):  # type: ignore[misc]
-    """A client that pauses between two questions for metadata.
-
-    The driver does not, while a partition has no leader or no broker is there: it would take a
-    whole core for as long as that lasts.
-    """
-
-    _next_at = 0.0
-
-    async def _metadata_update(self, cluster_metadata: Any, topics: Any) -> Any:
-        loop = asyncio.get_running_loop()
-        await asyncio.sleep(self._next_at - loop.time())
-        self._next_at = loop.time() + _PAUSE_SECONDS
-        return await super()._metadata_update(cluster_metadata, topics)
-
-
 class _Records(PartitionRecords):  # type: ignore[misc]
     """Records of which the driver makes no objects of eleven members where nobody wants them.
 
@@ -58,25 +37,39 @@ class _Records(PartitionRecords):  # type: ignore[misc]
     """
 
     def _consumer_record(self, tp: Any, record: Any) -> Any:
-        if self._value_deserializer is as_read:
+        if self._value_deserializer is _as_read:
             return record
         return super()._consumer_record(tp, record)
 
 
-def as_read(value: V) -> V:
-    """Leave a value as it is.
-
-    A consumer that has this as its ``value_deserializer`` gives records with offset, timestamp,
-    key, value and headers only, once the driver is adapted.
-    """
+def _as_read(value: bytes | None) -> bytes | None:
+    """Leave a value as it is: the mark of a consumer that wants its records as they are."""
     return value
 
 
-def adapt() -> None:
-    """Let all consumers made from now on in this process be such, and honour `as_read`."""
+def reader(*, bootstrap_servers: str, **settings: Any) -> AIOKafkaConsumer:
+    """Return a consumer of whole partitions, which belongs to no group; `stopped` ends it.
+
+    It skips nothing without a word, leaves out what was aborted, and gives records with offset,
+    timestamp, key, value and headers only.
+
+    Args:
+        bootstrap_servers: Of Kafka, comma-separated.
+        settings: More of the driver's own.
+    """
     aiokafka.conn.AIOKafkaConnection = _Connection
-    aiokafka.consumer.consumer.AIOKafkaClient = _Client
     aiokafka.consumer.fetcher.PartitionRecords = _Records
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=bootstrap_servers,
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="none",
+        isolation_level="read_committed",
+        value_deserializer=_as_read,
+        **settings,
+    )
+    patient(consumer._client)  # noqa: SLF001 -- a consumer does not show its client
+    return consumer
 
 
 def check(consumer: AIOKafkaConsumer) -> None:

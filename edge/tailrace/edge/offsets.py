@@ -5,10 +5,10 @@ from collections.abc import Awaitable, Callable, Hashable
 from types import TracebackType
 from typing import Self
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from tailrace.edge.driver import stopped
+from tailrace.edge.driver import reader, stopped
 from tailrace.schemas import UnavailableError
 
 __all__ = ["Offsets"]
@@ -32,12 +32,8 @@ class Offsets:
         self._next: dict[Hashable, asyncio.Task[int]] = {}
         """What waits until the same has been asked; may still be joined."""
         # Its connections are its own: a question never waits behind a fetch.
-        self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=bootstrap_servers,
-            group_id=None,
-            enable_auto_commit=False,
-            isolation_level="read_committed",
-            request_timeout_ms=int(_ANSWER_SECONDS * 1000),
+        self._consumer = reader(
+            bootstrap_servers=bootstrap_servers, request_timeout_ms=int(_ANSWER_SECONDS * 1000)
         )
 
     async def __aenter__(self) -> Self:

@@ -8,7 +8,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from tailrace.batching import Logged
-from tailrace.edge.driver import as_read, stopped
+from tailrace.edge.driver import reader, stopped
 from tailrace.schemas import TailraceError, UnavailableError
 
 __all__ = ["OffsetGoneError", "Scan", "scanning"]
@@ -84,14 +84,7 @@ async def scanning(
     Raises:
         UnavailableError: Kafka did not answer within 4 s.
     """
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=bootstrap_servers,
-        group_id=None,
-        enable_auto_commit=False,
-        auto_offset_reset="none",
-        isolation_level="read_committed",
-        value_deserializer=as_read,
-    )
+    consumer = reader(bootstrap_servers=bootstrap_servers)
     try:
         await _start(consumer)
         consumer.assign([partition])

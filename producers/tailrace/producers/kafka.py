@@ -24,6 +24,7 @@ from aiokafka.errors import AuthenticationFailedError, KafkaError
 from aiokafka.helpers import create_ssl_context
 from aiokafka.partitioner import murmur2
 
+from tailrace.logs import patient
 from tailrace.producers.lanes import Outgoing
 from tailrace.producers.settings import ProducerSettings
 from tailrace.schemas import UnavailableError
@@ -129,6 +130,7 @@ class KafkaProducer:
 
     async def start(self) -> int:
         """See `Producer.start`."""
+        patient(self._driver.client)
         try:
             async with asyncio.timeout(self._stalled_seconds):
                 await self._driver.start()
