@@ -3,12 +3,14 @@ import contextlib
 from types import SimpleNamespace
 from typing import Any, cast
 
+import aiokafka.conn
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import KafkaConnectionError, KafkaError
 from aiokafka.protocol.metadata import MetadataRequest
 
-from tailrace.edge.driver import check, reader, stopped
+from tailrace.edge.driver import check, client, reader, stopped
 
 
 class Driver:
@@ -81,6 +83,12 @@ async def test_a_real_one_is_left_without_connections(kafka: str, topic: str) ->
     assert not any(conn.connected() for conn in consumer._client._conns.values())
 
 
+async def just_lost(connection: Any) -> None:
+    connection._writer.transport.abort()
+    await asyncio.sleep(0)
+    assert connection._writer is not None, "its reader has not heard of it yet"
+
+
 @pytest.mark.kafka
 async def test_writing_to_a_connection_that_was_just_lost_is_an_error_of_the_driver(
     kafka: str, topic: str
@@ -90,9 +98,7 @@ async def test_writing_to_a_connection_that_was_just_lost_is_an_error_of_the_dri
     try:
         await consumer.end_offsets([TopicPartition(topic, 0)])
         [connection] = consumer._client._conns.values()
-        connection._writer.transport.abort()
-        await asyncio.sleep(0)
-        assert connection._writer is not None, "its reader has not heard of it yet"
+        await just_lost(connection)
         with pytest.raises(KafkaConnectionError, match="is lost"):
             connection.send(MetadataRequest([]))
 
@@ -102,6 +108,23 @@ async def test_writing_to_a_connection_that_was_just_lost_is_an_error_of_the_dri
         }
     finally:
         await stopped(consumer)
+
+
+@pytest.mark.kafka
+async def test_what_only_asks_has_such_connections_too(
+    kafka: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aiokafka.conn, "AIOKafkaConnection", AIOKafkaConnection)
+    asking = client(bootstrap_servers=kafka)
+    try:
+        await asking.bootstrap()
+        assert await asking.ready(asking.get_random_node())
+        [connection] = asking._conns.values()
+        await just_lost(connection)
+        with pytest.raises(KafkaConnectionError, match="is lost"):
+            connection.send(MetadataRequest([]))
+    finally:
+        await asking.close()
 
 
 @pytest.mark.kafka

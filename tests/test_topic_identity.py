@@ -4,6 +4,7 @@ import pytest
 from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
 from aiokafka.protocol.metadata import MetadataRequest_v5, MetadataResponse_v5
 from conftest import delete_topic
+from edge_harness import until
 from structlog.testing import capture_logs
 
 from tailrace.cli.ports import free_ports
@@ -27,9 +28,19 @@ async def test_topic_created_again_has_another_id(kafka: str, topic: str) -> Non
     async with TopicIdentity(bootstrap_servers=kafka, topic=topic) as identity:
         before = await identity.ask()
         await delete_topic(where)
-        assert await identity.ask() is None
+        after = before
+
+        async def gone() -> bool:
+            return await identity.ask() is None
+
+        async def there() -> bool:
+            nonlocal after
+            after = await identity.ask()
+            return after is not None
+
+        await until(gone)  # a broker hears of it after the controller
         await create_topic(where, partitions=4)
-        after = await identity.ask()
+        await until(there)
 
     assert before is not None
     assert after is not None

@@ -6,13 +6,14 @@ from typing import Any
 import aiokafka.conn
 import aiokafka.consumer.fetcher
 from aiokafka import AIOKafkaConsumer
+from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from tailrace.logs import patient
 
-__all__ = ["check", "reader", "stopped"]
+__all__ = ["check", "client", "reader", "stopped"]
 
 
 class _Connection(AIOKafkaConnection):  # type: ignore[misc] # the driver has no types
@@ -47,6 +48,14 @@ def _as_read(value: bytes | None) -> bytes | None:
     return value
 
 
+def client(**settings: Any) -> AIOKafkaClient:
+    """Return a client that only asks, with the driver's own settings; close it."""
+    _adapt()
+    asking = AIOKafkaClient(**settings)
+    patient(asking)
+    return asking
+
+
 def reader(*, bootstrap_servers: str, **settings: Any) -> AIOKafkaConsumer:
     """Return a consumer of whole partitions, which belongs to no group; `stopped` ends it.
 
@@ -57,8 +66,7 @@ def reader(*, bootstrap_servers: str, **settings: Any) -> AIOKafkaConsumer:
         bootstrap_servers: Of Kafka, comma-separated.
         settings: More of the driver's own.
     """
-    aiokafka.conn.AIOKafkaConnection = _Connection
-    aiokafka.consumer.fetcher.PartitionRecords = _Records
+    _adapt()
     consumer = AIOKafkaConsumer(
         bootstrap_servers=bootstrap_servers,
         group_id=None,
@@ -70,6 +78,12 @@ def reader(*, bootstrap_servers: str, **settings: Any) -> AIOKafkaConsumer:
     )
     patient(consumer._client)  # noqa: SLF001 -- a consumer does not show its client
     return consumer
+
+
+def _adapt() -> None:
+    """Let the driver of this process make these: it has no settings for that."""
+    aiokafka.conn.AIOKafkaConnection = _Connection
+    aiokafka.consumer.fetcher.PartitionRecords = _Records
 
 
 def check(consumer: AIOKafkaConsumer) -> None:

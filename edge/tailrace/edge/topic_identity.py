@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import structlog
-from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import (
     KafkaConnectionError,
     KafkaTimeoutError,
@@ -31,6 +30,7 @@ from aiokafka.protocol.types import (
     TaggedFields,
 )
 
+from tailrace.edge.driver import client
 from tailrace.schemas import TailraceError
 
 __all__ = ["Topic", "TopicChangedError", "TopicIdentity"]
@@ -191,9 +191,7 @@ class TopicIdentity:
         self._topic = topic
         self._told = False
         self._bootstrapped = False
-        self._client = AIOKafkaClient(
-            bootstrap_servers=bootstrap_servers, request_timeout_ms=_TIMEOUT_MS
-        )
+        self._client = client(bootstrap_servers=bootstrap_servers, request_timeout_ms=_TIMEOUT_MS)
 
     async def __aenter__(self) -> Self:
         return self
