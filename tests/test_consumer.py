@@ -1,12 +1,13 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 from unittest import mock
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.errors import CorruptRecordException
+from aiokafka.errors import CorruptRecordException, KafkaError
 from aiokafka.record import default_records
 from conftest import delete_topic, missing
 from edge_harness import (
@@ -332,6 +333,19 @@ async def test_watch_that_fails_ends_the_node(kafka_log: KafkaLog) -> None:
             await asyncio.wait([consumer._watching], timeout=WAIT_SECONDS)
         with pytest.raises(ZeroDivisionError):
             await consumer.poll(0.0)
+
+
+async def test_driver_that_has_given_up_ends_the_node(kafka_log: KafkaLog) -> None:
+    consumer = kafka_log.consumer()
+    assert isinstance(consumer, Consumer)
+    with suppress(KafkaError):  # leaving it says the same once more
+        async with consumer:
+            client = consumer._started()._client
+            with mock.patch.object(client, "send", side_effect=ZeroDivisionError):
+                await asyncio.wait([consumer._watching], timeout=WAIT_SECONDS)
+            with pytest.raises(KafkaError, match="Unexpected error") as told:
+                await consumer.poll(0.0)
+    assert told.type is KafkaError
 
 
 async def test_leaving_ends_everything_that_entering_began(kafka_log: KafkaLog) -> None:
