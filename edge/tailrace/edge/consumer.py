@@ -16,7 +16,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError, UnknownTopicOrPartitionError
 from aiokafka.record import default_records
 
-from tailrace.batching import Logged
+from tailrace.edge.chunk import Record
 from tailrace.edge.driver import check, reader, stopped
 from tailrace.edge.offsets import Offsets
 from tailrace.edge.scan import OffsetGoneError, Scan, scanning
@@ -74,7 +74,7 @@ class Consumer:
 
     Entering waits, with a log line but without an error, until Kafka answers and the topic exists.
     From then on a broker that is away only makes `poll` return nothing and the questions raise
-    `UnavailableError`, each within 5 s; reading goes on by itself. What cannot go on, because the
+    `UnavailableError`, each within 6 s; reading goes on by itself. What cannot go on, because the
     log is another one or has lost what was to be read, is a `TopicChangedError` of `poll`: leave
     this consumer and enter a new one.
 
@@ -113,7 +113,7 @@ class Consumer:
         self._consumer: AIOKafkaConsumer | None = None
         self._partitions: list[TopicPartition] = []
         self._cold: set[TopicPartition] = set()
-        self._last: dict[int, Logged] = {}
+        self._last: dict[int, Record] = {}
         self._away: dict[TopicPartition, int] | None = None
         self._changed: TopicChangedError | None = None
         self._waiting: asyncio.Timeout | None = None
@@ -147,7 +147,7 @@ class Consumer:
         """Whether every partition has been polled up to its target. True stays True."""
         return self._consumer is not None and not self._cold
 
-    async def poll(self, timeout: float) -> Mapping[int, Sequence[Logged]]:  # noqa: ASYNC109
+    async def poll(self, timeout: float) -> Mapping[int, Sequence[Record]]:  # noqa: ASYNC109
         """Return the next records by partition, in ascending offset; none after `timeout` s.
 
         At most 500. Before that time it returns none in the moment that the consumer turns warm.
@@ -192,9 +192,10 @@ class Consumer:
         return await self._offsets.earliest(partition)
 
     async def reaches(self, partition: int, end: int) -> bool:
-        """Tell whether the log goes on up to `end`, exclusive; shared and bounded as `earliest`.
+        """Tell whether the log goes on up to `end`, exclusive.
 
-        No is said after 2 s only.
+        Raises:
+            UnavailableError: Kafka did not answer within 6 s; it takes 2 s to say no.
         """
         return await self._offsets.reaches(partition, end)
 
@@ -287,7 +288,7 @@ class Consumer:
 
     # Polling
 
-    async def _fetch(self, seconds: float) -> dict[int, list[Logged]]:
+    async def _fetch(self, seconds: float) -> dict[int, list[Record]]:
         if self.warm:
             return await self._next(seconds)
         deadline = time.monotonic() + seconds
@@ -298,7 +299,7 @@ class Consumer:
             if fetched or self.warm or left <= _WARMING_SECONDS:
                 return fetched
 
-    async def _next(self, seconds: float) -> dict[int, list[Logged]]:
+    async def _next(self, seconds: float) -> dict[int, list[Record]]:
         if self._away is not None:
             await asyncio.sleep(seconds)
             return {}
@@ -322,7 +323,7 @@ class Consumer:
                 if await consumer.position(tp) >= self.targets[tp.partition]:
                     self._cold.discard(tp)
 
-    def _check(self, fetched: Mapping[int, Sequence[Logged]]) -> None:
+    def _check(self, fetched: Mapping[int, Sequence[Record]]) -> None:
         """Notice offsets that were polled before: the log has begun again."""
         for partition, records in fetched.items():
             last = self._last.get(partition)

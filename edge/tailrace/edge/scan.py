@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
-from tailrace.batching import Logged
+from tailrace.edge.chunk import Record
 from tailrace.edge.driver import reader, stopped
 from tailrace.schemas import TailraceError, UnavailableError
 
@@ -43,7 +43,7 @@ class Scan:
         self.position = offset
         """The next offset to be read; transaction markers and gaps passed are behind it."""
 
-    async def read(self) -> Sequence[Logged]:
+    async def read(self) -> Sequence[Record]:
         """Return the next records, at most 500; none when 1 s brought none.
 
         None are returned sooner when only the position has moved on.
@@ -61,7 +61,7 @@ class Scan:
                 return records
         return []
 
-    async def _next(self) -> Sequence[Logged]:
+    async def _next(self) -> Sequence[Record]:
         try:
             fetched = await self._consumer.getmany(timeout_ms=_TURN_MS, max_records=_MAX_RECORDS)
         except OffsetOutOfRangeError as error:
