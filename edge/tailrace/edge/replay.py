@@ -133,6 +133,7 @@ class Replay:
                 await self._pass(partition, passes)
 
     async def _pass(self, partition: int, passes: "_Passes") -> None:
+        """Scan once; a function of its own, so that nothing holds the scan when it is collected."""
         async with self._scanner.scan(partition, passes.first) as scan:
             await self._read(partition, scan, passes)
 
